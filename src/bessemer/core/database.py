@@ -1,0 +1,70 @@
+"""The database: SQLite in the home folder, or PostgreSQL by `BESSEMER_DATABASE_URL`.
+
+SQLite runs in WAL with `synchronous=FULL`: what was committed survives a power cut. Writers take
+`BEGIN IMMEDIATE`, so two of them queue for up to `BUSY_TIMEOUT_MS` instead of failing halfway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from bessemer.core.home import Home
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """A connection pool with two verbs: `read()` and `write()`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = sa.create_engine(url)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _configure_sqlite)
+
+    @classmethod
+    def of(cls, home: Home) -> Database:
+        return cls(os.environ.get("BESSEMER_DATABASE_URL") or f"sqlite:///{home.database}")
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for looking. What it changes is rolled back."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction: committed at the end, rolled back on an exception."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # The driver must not open transactions by itself, or BEGIN IMMEDIATE would be too late.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

@@ -1,0 +1,51 @@
+"""Time-ordered identifiers: `run_01jd3k...`, a prefix and a 128-bit number.
+
+Sorting the text sorts by the time of creation, and within one process strictly by the order of
+creation, so a primary key doubles as a cursor. The layout is ULID's (48 bits of Unix
+milliseconds, 80 random bits, Crockford base 32), in lower case.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_RANDOM_BITS = 80
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id(prefix: str) -> str:
+    """A new identifier such as `run_01jd3k5v8w2x4y6z8a0c2e4g6j`.
+
+    >>> new_id("run") < new_id("run")
+    True
+    """
+    global _last
+    with _lock:
+        fresh = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        # A clock that stands still or steps back must not break the order.
+        _last = fresh if fresh > _last else _last + 1
+        number = _last
+    return f"{prefix}_{_base32(number)}"
+
+
+def created_ms(identifier: str) -> int:
+    """Unix milliseconds at which `identifier` was made.
+
+    Raises:
+        ValueError: if it is not one of ours.
+    """
+    _, _, text = identifier.rpartition("_")
+    if len(text) != 26:
+        raise ValueError(f"not an identifier: {identifier!r}")
+    number = 0
+    for char in text:
+        number = number << 5 | _ALPHABET.index(char)
+    return number >> _RANDOM_BITS
+
+
+def _base32(number: int) -> str:
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

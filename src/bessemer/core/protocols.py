@@ -1,0 +1,145 @@
+"""What rooms promise each other: engines speak token ids, responders speak messages.
+
+A fake of each (`tests/fakes.py`) makes the whole platform testable in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is drawn.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. With a `seed` the noise
+    depends only on the seed and the position in the answer.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids in. `top_logprobs` None asks for no log-probabilities, 0 for the chosen one's.
+
+    `stop_ids` end the answer without being part of it. Stop *strings* are the responder's work,
+    because only text knows them.
+    """
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop_ids: Sequence[int] = ()
+    top_logprobs: int | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log-probability of one token, before temperature and truncation."""
+
+    id: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
+class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """New tokens of one request. The last chunk has `finish_reason` and the exact counts."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is and how busy it is."""
+
+    model_digest: str
+    context_length: int
+    precision: str
+    running: int = 0
+    waiting: int = 0
+    max_running: int = 0
+    memory_bytes: int = 0
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out: native, another runtime, or a fake for tests."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Stream chunks; closing the iterator cancels the request.
+
+        Raises:
+            ContextLengthExceeded: prompt and `max_tokens` do not fit; both numbers are named.
+            Busy: the queue is full.
+            EngineUnavailable: the engine died or is loading.
+        """
+        ...
+
+    async def score(self, ids: Sequence[int]) -> list[float]:
+        """Natural log p(ids[i] | ids[:i]) for i = 1 .. len(ids) - 1."""
+        ...
+
+    async def embed(self, ids: Sequence[int]) -> list[float]:
+        """The sequence as one vector of unit length."""
+        ...
+
+    async def info(self) -> EngineInfo: ...
+
+
+Message = dict[str, Any]
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages in, as OpenAI spells them, or a bare `prompt` for text completion."""
+
+    request_id: str
+    messages: Sequence[Message] = ()
+    prompt: str | Sequence[int] | None = None
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stop: Sequence[str] = ()
+    top_logprobs: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts by the engine's own counting."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class TextLogprob(msgspec.Struct, frozen=True):
+    """One token as text, with the bytes it stands for."""
+
+    token: str
+    logprob: float
+    bytes: Sequence[int]
+    top: Sequence[tuple[str, float, Sequence[int]]] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """New text. The last one has `finish_reason` and `usage`."""
+
+    text: str = ""
+    logprobs: Sequence[TextLogprob] | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+
+
+class Responder(Protocol):
+    """Messages in, text out: an engine with its template, or a partner over HTTP."""
+
+    def respond(self, request: ChatRequest) -> AsyncIterator[Delta]:
+        """Stream deltas; closing the iterator cancels the request."""
+        ...
