@@ -1,0 +1,7 @@
+"""The network and its weights on disk: a native decoder, Hugging Face folders, GGUF.
+
+Nothing here knows about training or serving. Taking a name through this door imports torch;
+opening the door does not.
+"""
+
+__all__ = ["attention", "config", "decoder", "folder", "functions", "gguf_import", "rotary"]

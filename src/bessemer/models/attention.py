@@ -1,0 +1,92 @@
+"""Attention as a function handed to the decoder: what each token may look at.
+
+The decoder computes queries, keys and values of T flat tokens and calls `attend(layer, q, k, v)`.
+Training hands in `PackedAttention`; an engine hands in one that also reads its KV cache.
+
+    T tokens   N documents   L longest document of a group   H heads   K kv heads   D head size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q_THD, k_TKD, v_TKD) -> mixed_THD"""
+
+
+class _Group(NamedTuple):
+    """Documents of similar length, padded at the end to the longest of them."""
+
+    gather_NL: Tensor  # token index of each place; padding repeats the document's last token
+    keep_I: Tensor  # flat places that are not padding
+    scatter_I: Tensor  # where they belong among the T tokens
+
+
+class PackedAttention:
+    """Causal attention within each document, none across; no mask is ever built.
+
+    Padding stands at the end of a document, so a causal kernel never lets a real token see it.
+    Documents are grouped by power-of-two length, which bounds the padding to a factor of two.
+
+    Args:
+        lengths: tokens of each document, in the order in which they stand in the T tokens.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+        assert all(length > 0 for length in lengths), lengths
+        self.tokens = sum(lengths)
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        by_size: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            by_size.setdefault((length - 1).bit_length(), []).append(index)
+        self._groups = [
+            _group([starts[i] for i in chosen], [lengths[i] for i in chosen], device)
+            for chosen in by_size.values()
+        ]
+        self._whole = len(lengths) == 1
+
+    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        if self._whole:
+            return _causal(q_THD[None], k_TKD[None], v_TKD[None])[0]
+        mixed_THD = torch.empty_like(q_THD)
+        parts, places = [], []
+        for group in self._groups:
+            mixed_NLHD = _causal(
+                q_THD[group.gather_NL], k_TKD[group.gather_NL], v_TKD[group.gather_NL]
+            )
+            parts.append(mixed_NLHD.flatten(0, 1).index_select(0, group.keep_I))
+            places.append(group.scatter_I)
+        return mixed_THD.index_copy(0, torch.cat(places), torch.cat(parts))
+
+
+def positions(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Position of each token within its document: 0 .. length - 1 for each, (T,) int64."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths])
+
+
+def _causal(q_NLHD: Tensor, k_NLKD: Tensor, v_NLKD: Tensor) -> Tensor:
+    mixed_NHLD = F.scaled_dot_product_attention(
+        q_NLHD.transpose(1, 2),
+        k_NLKD.transpose(1, 2),
+        v_NLKD.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=q_NLHD.shape[2] != k_NLKD.shape[2],
+    )
+    return mixed_NHLD.transpose(1, 2)
+
+
+def _group(starts: list[int], lengths: list[int], device: torch.device | str) -> _Group:
+    longest = max(lengths)
+    start_N1 = torch.tensor(starts, device=device)[:, None]
+    length_N1 = torch.tensor(lengths, device=device)[:, None]
+    place_L = torch.arange(longest, device=device)
+    gather_NL = start_N1 + torch.minimum(place_L, length_N1 - 1)
+    keep_I = (place_L < length_N1).flatten().nonzero()[:, 0]
+    return _Group(gather_NL, keep_I, gather_NL.flatten()[keep_I])

@@ -1,0 +1,184 @@
+"""Hugging Face folders: read and written as they are, safetensors only.
+
+A folder saved here opens in `transformers`, vLLM and llama.cpp's converter with no step between.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bessemer.core.errors import IntegrityError, InvalidInput, UnsafeWeights
+from bessemer.core.runs import write_atomically
+from bessemer.models.config import ModelConfig
+from bessemer.models.decoder import Decoder
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# Beside the weights, what shapes a model's behavior. The rest of a folder is not the model.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "LICENSE",
+)
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder in `folder`, its weights cast to `dtype`.
+
+    Raises:
+        UnsafeWeights: the weights are pickled, or a safetensors header is corrupt.
+        IntegrityError: tensors are missing, left over or of another shape than the config says.
+        InvalidInput: an architecture that the decoder does not have.
+    """
+    config = ModelConfig.from_folder(folder)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    expected = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
+    weights: dict[str, Tensor] = {}
+    surplus: list[str] = []
+    for name, tensor in read_tensors(folder):
+        if name not in expected:
+            if not _may_be_ignored(name, config):
+                surplus.append(name)
+        elif tensor.shape != expected[name]:
+            raise IntegrityError(
+                f"{name} has shape {list(tensor.shape)}; config.json says {list(expected[name])}"
+            )
+        else:
+            weights[name] = tensor.to(dtype)
+    missing = sorted(set(expected) - set(weights))
+    if missing or surplus:
+        raise IntegrityError(
+            f"the weights in {folder} do not fit its config.json: "
+            f"{_count('missing', missing)}, {_count('not in the model', surplus)}"
+        )
+    decoder.load_state_dict(weights, assign=True)
+    return decoder
+
+
+def save_decoder(
+    decoder: Decoder,
+    folder: Path,
+    *,
+    like: Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write weights, `config.json`, and the tokenizer and template files of `like`.
+
+    The folder is created. Weights keep their dtype.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().contiguous() for name, tensor in decoder.state_dict().items()}
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    _write_tensors(weights, folder, max_shard_bytes)
+    config = json.dumps(decoder.config.to_hf(dtype), indent=2) + "\n"
+    write_atomically(folder / "config.json", config.encode())
+    if like is not None:
+        copy_companions(like, folder)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy tokenizer, template, generation defaults and licence, where they exist."""
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's safetensors files, memory-mapped."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+        except (SafetensorError, OSError, ValueError, OverflowError) as fault:
+            raise UnsafeWeights(
+                f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes): {fault}",
+                next_step="fetch it again; it was probably cut off or changed",
+            ) from fault
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files, one or the shards its index names.
+
+    Raises:
+        UnsafeWeights: there are only pickled weights.
+        IntegrityError: there are none, or a shard is missing.
+    """
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise UnsafeWeights(
+            f"{folder} holds pickled weights ({', '.join(pickled[:3])}), which can run code when"
+            " they are read; Bessemer reads safetensors only",
+            next_step="ask the publisher for safetensors, or convert in a place you can throw away",
+        )
+    raise IntegrityError(f"{folder} has neither {SINGLE} nor {INDEX}")
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as fault:
+        raise IntegrityError(f"{folder / INDEX} is not an index of shards: {fault}") from fault
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UnsafeWeights(f"{INDEX} names {name!r}, which is not a shard of this folder")
+        if not (folder / name).is_file():
+            raise IntegrityError(f"shard {name} is missing ({len(names)} are named in {INDEX})")
+    return [folder / name for name in names]
+
+
+def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
+    if max_shard_bytes <= 0:
+        raise InvalidInput(f"max_shard_bytes must be positive; got {max_shard_bytes}")
+    shards: list[dict[str, Tensor]] = [{}]
+    room = max_shard_bytes
+    for name, tensor in weights.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = max_shard_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / SINGLE, metadata={"format": "pt"})
+        return
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, folder / name, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())},
+        "weight_map": {
+            key: name for name, shard in zip(names, shards, strict=True) for key in shard
+        },
+    }
+    write_atomically(folder / INDEX, json.dumps(index, indent=2).encode())
+
+
+def _may_be_ignored(name: str, config: ModelConfig) -> bool:
+    # Older exports carry the tied head and the rotary frequencies; both follow from the rest.
+    return (name == "lm_head.weight" and config.tied) or name.endswith("rotary_emb.inv_freq")
+
+
+def _count(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -1,0 +1,38 @@
+"""The small functions between the matrix products: norm, rotation, gate.
+
+T tokens   H heads   K key-value heads   D size (of a head or of the hidden state)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm (Zhang and Sennrich, 2019).
+
+    In float64 the statistics are still taken in float32, as the reference implementations
+    define it, so that parity tests in float64 compare the same function.
+    """
+    if x_TD.dtype == torch.float64:
+        x = x_TD.float()
+        normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        return weight_D * normed.to(x_TD.dtype)
+    return F.rms_norm(x_TD, (x_TD.shape[-1],), weight_D, eps)
+
+
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., 2021), halves layout.
+
+    `cos_TD` and `sin_TD` have half the head size: one angle per pair.
+    """
+    cos, sin = cos_TD.unsqueeze(1), sin_TD.unsqueeze(1)
+    first, second = x_THD.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """SwiGLU's product: silu(gate) * up (Shazeer, 2020)."""
+    return F.silu(gate_TF) * up_TF
