@@ -86,10 +86,7 @@ class ArtifactStore:
         try:
             for entry in manifest.entries:
                 _sync_file(folder / entry.path)
-            if target.exists():
-                shutil.rmtree(folder)
-            else:
-                folder.rename(target)
+            _move_unless_there(folder, target)
             sync_folder(self.root)
             if not self._sidecar(digest).exists():
                 write_atomically(self._sidecar(digest), json.dumps(facts, indent=1).encode())
@@ -159,6 +156,16 @@ class ArtifactStore:
 def sidecar_facts(artifact: Artifact) -> dict[str, Any]:
     """An artifact as plain JSON values, for `--json` and API answers."""
     return {**asdict(artifact), "path": str(artifact.path), "parents": list(artifact.parents)}
+
+
+def _move_unless_there(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as fault:
+        if fault.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # The same bytes are there already; another process may have put them just now.
+        shutil.rmtree(folder)
 
 
 def _sync_file(path: Path) -> None:

@@ -34,8 +34,11 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for looking. What it changes is rolled back."""
+        """A connection for looking: one snapshot throughout; what it changes is rolled back."""
         with self.engine.connect() as connection:
+            if self.engine.dialect.name == "sqlite":
+                # Without it every statement would be a transaction of its own, and be kept.
+                connection.exec_driver_sql("BEGIN")
             yield connection
 
     @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from bessemer.core.frames import encode_frame, read_frame
 from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
 
 _GONE = object()
+
+_log = logging.getLogger(__name__)
 
 
 class EngineClient:
@@ -47,6 +50,10 @@ class EngineClient:
     @property
     def alive(self) -> bool:
         return not self._closed
+
+    async def gone(self) -> None:
+        """Wait until the worker, or the connection to it, is no more."""
+        await asyncio.wait([self._listener])
 
     async def close(self) -> None:
         self._listener.cancel()
@@ -117,8 +124,11 @@ class EngineClient:
                     # A cancelled request's last words have no reader any more.
                     if number in self._inboxes:
                         self._inboxes[number].put_nowait((kind, body))
+        except (ValueError, TypeError, msgspec.DecodeError):
+            _log.exception("the engine sent a frame that is none; hanging up")
         finally:
             self._hang_up()
+            self._writer.close()
 
     def _hang_up(self) -> None:
         self._closed = True

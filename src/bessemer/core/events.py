@@ -24,12 +24,12 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._heal()
 
     def write(self, kind: str, **fields: Any) -> Event:
         """Append one event and return it. NaN and infinity are written as strings, not lost."""
         event: Event = {"t": round(time.time(), 3), "kind": kind, **_plain(fields)}
         line = msgspec.json.encode(event) + b"\n"
+        self._heal()
         written = os.write(self._handle, line)
         if written != len(line):
             raise OSError(f"wrote {written} of {len(line)} bytes of an event")
@@ -43,7 +43,7 @@ class EventLog:
         os.close(self._handle)
 
     def _heal(self) -> None:
-        # A writer that was killed may have left half a line; end it so that ours starts fresh.
+        # A writer that was killed, or met a full disk, left half a line; ours must start fresh.
         size = os.fstat(self._handle).st_size
         if size and os.pread(self._handle, 1, size - 1) != b"\n":
             os.write(self._handle, b"\n")

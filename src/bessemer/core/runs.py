@@ -28,6 +28,14 @@ FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 2.0
 
 
+class StopRequested(BaseException):
+    """Raised in the main thread of a run's process when it is asked to stop (SIGTERM).
+
+    Not an Exception, so that no handler takes it for a fault. A loop may catch it to write a
+    checkpoint, and then lets it pass.
+    """
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run on disk."""
@@ -106,14 +114,20 @@ class RunFolder:
 
         `dead`: it was running and its process is gone without a last word; it can be resumed.
         """
+        state = self._last_words()
+        if state == "running":
+            process = self.process()
+            if process is None or not process.alive():
+                # It may have spoken and gone between the two looks.
+                state = self._last_words()
+                return "dead" if state == "running" else state
+        return state
+
+    def _last_words(self) -> State:
         state: State = "queued"
         for event in self.read():
             if event["kind"] == "state" and event.get("state") in (*FINAL, "running", "queued"):
                 state = event["state"]
-        if state == "running":
-            process = self.process()
-            if process is None or not process.alive():
-                return "dead"
         return state
 
     def last(self, kind: str) -> Event | None:

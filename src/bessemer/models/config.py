@@ -7,6 +7,7 @@ the computation and is not known here is refused, never ignored.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,11 @@ ARCHITECTURES: dict[Family, str] = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"),
+    *("head_dim", "context_length"),
+)
+_LARGEST_SIZE = 1 << 24  # beyond any model; a changed byte must not allocate the machine's memory
 
 
 class Llama3Scaling(NamedTuple):
@@ -57,6 +63,14 @@ class ModelConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value <= _LARGEST_SIZE:
+                raise InvalidInput(f"{name} must be a whole number above 0; got {value!r}")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InvalidInput(f"{name} must be a finite number above 0; got {value!r}")
         if self.heads % self.kv_heads:
             raise InvalidInput(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
         if self.head_dim % 2:
@@ -86,6 +100,8 @@ class ModelConfig:
             ) from None
         except ValueError as fault:
             raise IntegrityError(f"{path} is not JSON: {fault}") from fault
+        if not isinstance(tree, dict):
+            raise IntegrityError(f"{path} holds a {type(tree).__name__}, not an object of settings")
         return cls.from_hf(tree)
 
     @classmethod
@@ -97,8 +113,8 @@ class ModelConfig:
                 f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}",
                 next_step="convert the model, or serve it with another engine",
             )
-        _refuse_what_is_not_here(tree)
         try:
+            _refuse_what_is_not_here(tree)
             return cls(
                 family=family,
                 vocab_size=tree["vocab_size"],
@@ -124,6 +140,8 @@ class ModelConfig:
             )
         except KeyError as fault:
             raise IntegrityError(f"config.json lacks {fault.args[0]!r}") from fault
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as fault:
+            raise IntegrityError(f"config.json has a value of the wrong kind: {fault}") from fault
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """As `config.json`, in the spelling that every reader knows (`rope_theta` at the top)."""

@@ -66,7 +66,7 @@ def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     if missing or surplus:
         raise IntegrityError(
             f"the weights in {folder} do not fit its config.json: "
-            f"{_count('missing', missing)}, {_count('not in the model', surplus)}"
+            f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
         )
     decoder.load_state_dict(weights, assign=True)
     return decoder
@@ -138,7 +138,8 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as fault:
+        assert_texts(names)
+    except (ValueError, KeyError, AttributeError, TypeError) as fault:
         raise IntegrityError(f"{folder / INDEX} is not an index of shards: {fault}") from fault
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
@@ -179,6 +180,7 @@ def _may_be_ignored(name: str, config: ModelConfig) -> bool:
     return (name == "lm_head.weight" and config.tied) or name.endswith("rotary_emb.inv_freq")
 
 
-def _count(what: str, names: list[str]) -> str:
+def count_names(what: str, names: list[str]) -> str:
+    """How many, and the first three by name: `2 missing (a, b)`."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -21,9 +21,11 @@ from gguf import GGMLQuantizationType, GGUFReader, dequantize
 from safetensors.torch import save_file
 
 from bessemer.core.errors import IntegrityError, InvalidInput
-from bessemer.models.config import Family, Llama3Scaling, ModelConfig
-from bessemer.models.folder import INDEX, SINGLE
-from bessemer.models.gguf_tokenizer import write_tokenizer
+from bessemer.models.config import ARCHITECTURES, Llama3Scaling, ModelConfig
+from bessemer.models.decoder import Decoder
+from bessemer.models.folder import INDEX, SINGLE, count_names
+from bessemer.models.gguf_file import Facts, open_gguf
+from bessemer.models.gguf_tokenizer import tokenizer_files
 from bessemer.models.rotary import inverse_frequencies
 
 KNOWN_TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"}
@@ -46,6 +48,7 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_ROTARY_FACTORS = "rope_freqs.weight"
 # Llama 3 files carry the result of the rotary scaling, not its parameters. These are the ones
 # that were ever published (3.1 and 3.3; 3.2).
 _PUBLISHED_SCALINGS = (Llama3Scaling(8.0, 1.0, 4.0, 8192), Llama3Scaling(32.0, 1.0, 4.0, 8192))
@@ -54,96 +57,70 @@ _PUBLISHED_SCALINGS = (Llama3Scaling(8.0, 1.0, 4.0, 8192), Llama3Scaling(32.0, 1
 def import_gguf(path: Path, folder: Path) -> ModelConfig:
     """Write `path` as a Hugging Face folder (float32 safetensors) into the new `folder`.
 
+    Nothing is written unless the whole file was read and fits a decoder.
+
     Raises:
         IntegrityError: not a whole GGUF file, or its tensors do not fit its own header.
         InvalidInput: an architecture, tensor type or tokenizer that is not known here.
     """
-    reader = _open(path)
-    facts = _Facts(reader, path)
+    reader = open_gguf(path)
+    facts = Facts(reader, path)
     config = _config(facts, reader)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_shapes(reader, _expected_shapes(config, reader))
+    texts = tokenizer_files(facts, config.context_length)
+    texts["config.json"] = json.dumps(config.to_hf("float32"), indent=2) + "\n"
+    texts["generation_config.json"] = _generation_defaults(config)
     tensors = dict(_tensors(reader, config))
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     (folder / INDEX).unlink(missing_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.to_hf("float32"), indent=2) + "\n")
-    write_tokenizer(facts.all("tokenizer."), folder, config.context_length)
-    _write_generation_defaults(config, folder)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     return config
 
 
-class _Facts:
-    """The file's key-value header."""
-
-    def __init__(self, reader: GGUFReader, path: Path) -> None:
-        self._fields = reader.fields
-        self._path = path
-
-    def get(self, key: str, default: Any = None) -> Any:
-        field = self._fields.get(key)
-        return default if field is None else field.contents()
-
-    def need(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            raise IntegrityError(f"{self._path.name} has no {key!r} in its header")
-        return value
-
-    def all(self, prefix: str) -> dict[str, Any]:
-        return {key: self.get(key) for key in self._fields if key.startswith(prefix)}
-
-
-def _open(path: Path) -> GGUFReader:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise IntegrityError(f"{path} is not a GGUF file (it begins with {magic!r})")
-    try:
-        return GGUFReader(path)
-    except Exception as fault:  # the reader indexes a memory map and fails in every way there is
-        raise IntegrityError(
-            f"{path} is not a whole GGUF file ({path.stat().st_size:,} bytes): {fault}",
-            next_step="fetch it again; it was probably cut off",
-        ) from fault
-
-
-def _config(facts: _Facts, reader: GGUFReader) -> ModelConfig:
-    family = facts.need("general.architecture")
-    if family not in ("llama", "qwen2", "qwen3"):
-        raise InvalidInput(f"GGUF architecture {family!r} is not one of llama, qwen2, qwen3")
-    if facts.get(f"{family}.expert_count"):
+def _config(facts: Facts, reader: GGUFReader) -> ModelConfig:
+    family: Any = facts.text("general.architecture")
+    if family not in ARCHITECTURES:
+        raise InvalidInput(f"GGUF architecture {family!r} is not one of {', '.join(ARCHITECTURES)}")
+    if facts.integer(f"{family}.expert_count"):
         raise InvalidInput("this GGUF file is a mixture of experts, which is not supported")
     names = {tensor.name for tensor in reader.tensors}
-    heads = int(facts.need(f"{family}.attention.head_count"))
-    hidden = int(facts.need(f"{family}.embedding_length"))
-    head_dim = int(facts.get(f"{family}.attention.key_length", hidden // heads))
-    theta = round_float32(facts.get(f"{family}.rope.freq_base", 10_000.0))
+    heads = facts.size(f"{family}.attention.head_count")
+    hidden = facts.size(f"{family}.embedding_length")
+    head_dim = facts.size(f"{family}.attention.key_length", hidden // heads)
+    theta = round_float32(facts.number(f"{family}.rope.freq_base", 10_000.0))
     _refuse_other_rotary(facts, family, head_dim)
-    return ModelConfig(
+    config = ModelConfig(
         family=family,
-        vocab_size=len(facts.need("tokenizer.ggml.tokens")),
+        vocab_size=len(facts.texts("tokenizer.ggml.tokens")),
         hidden_size=hidden,
-        intermediate_size=int(facts.need(f"{family}.feed_forward_length")),
-        layers=int(facts.need(f"{family}.block_count")),
+        intermediate_size=facts.size(f"{family}.feed_forward_length"),
+        layers=facts.size(f"{family}.block_count"),
         heads=heads,
-        kv_heads=int(facts.get(f"{family}.attention.head_count_kv", heads)),
+        kv_heads=facts.size(f"{family}.attention.head_count_kv", heads),
         head_dim=head_dim,
-        context_length=int(facts.need(f"{family}.context_length")),
-        norm_eps=round_float32(facts.need(f"{family}.attention.layer_norm_rms_epsilon")),
+        context_length=facts.size(f"{family}.context_length"),
+        norm_eps=round_float32(facts.number(f"{family}.attention.layer_norm_rms_epsilon")),
         rope_theta=theta,
         rope_scaling=_scaling(reader, head_dim, theta),
         tied="output.weight" not in names,
-        qkv_bias="blk.0.attn_q.bias" in names,
+        qkv_bias=family == "qwen2" or "blk.0.attn_q.bias" in names,
         output_bias="blk.0.attn_output.bias" in names,
-        qk_norm="blk.0.attn_q_norm.weight" in names,
-        bos_token_id=facts.get("tokenizer.ggml.bos_token_id"),
-        eos_token_id=facts.get("tokenizer.ggml.eos_token_id"),
-        pad_token_id=facts.get("tokenizer.ggml.padding_token_id"),
+        mlp_bias="blk.0.ffn_up.bias" in names,
+        qk_norm=family == "qwen3",
+        bos_token_id=facts.integer("tokenizer.ggml.bos_token_id"),
+        eos_token_id=facts.integer("tokenizer.ggml.eos_token_id"),
+        pad_token_id=facts.integer("tokenizer.ggml.padding_token_id"),
     )
+    if ModelConfig.from_hf(config.to_hf()) != config:
+        raise InvalidInput(f"no {family} config.json can describe this file's set of biases")
+    return config
 
 
-def _refuse_other_rotary(facts: _Facts, family: Family, head_dim: int) -> None:
-    kind = facts.get(f"{family}.rope.scaling.type", "none")
-    turned = int(facts.get(f"{family}.rope.dimension_count", head_dim))
+def _refuse_other_rotary(facts: Facts, family: str, head_dim: int) -> None:
+    kind = facts.text(f"{family}.rope.scaling.type", "none")
+    turned = facts.size(f"{family}.rope.dimension_count", head_dim)
     if kind != "none" or turned != head_dim:
         raise InvalidInput(
             f"rotary scaling {kind!r} over {turned} of {head_dim} dimensions is not supported"
@@ -156,11 +133,14 @@ def round_float32(value: float) -> float:
 
 
 def _scaling(reader: GGUFReader, head_dim: int, theta: float) -> Llama3Scaling | None:
-    found = next((t for t in reader.tensors if t.name == "rope_freqs.weight"), None)
+    found = next((t for t in reader.tensors if t.name == _ROTARY_FACTORS), None)
     if found is None:
         return None
     factors = torch.from_numpy(np.array(found.data, dtype=np.float32))
     plain = inverse_frequencies(head_dim, theta, None)
+    if found.tensor_type != GGMLQuantizationType.F32 or factors.shape != plain.shape:
+        raise IntegrityError(f"{_ROTARY_FACTORS} has shape {list(factors.shape)}, not F32 of "
+            f"{list(plain.shape)}")
     for scaling in _PUBLISHED_SCALINGS:
         if torch.allclose(
             plain / inverse_frequencies(head_dim, theta, scaling), factors, rtol=1e-4
@@ -171,7 +151,7 @@ def _scaling(reader: GGUFReader, head_dim: int, theta: float) -> Llama3Scaling |
 
 def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, torch.Tensor]]:
     for tensor in reader.tensors:
-        if tensor.name == "rope_freqs.weight":
+        if tensor.name == _ROTARY_FACTORS:
             continue
         kind = GGMLQuantizationType(tensor.tensor_type).name
         if kind not in KNOWN_TYPES:
@@ -209,11 +189,43 @@ def _reorder(values: np.ndarray[Any, Any], name: str, config: ModelConfig) -> np
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
 
 
-def _write_generation_defaults(config: ModelConfig, folder: Path) -> None:
+def _expected_shapes(config: ModelConfig, reader: GGUFReader) -> dict[str, torch.Size]:
+    if config.layers > len(reader.tensors):
+        raise IntegrityError(
+            f"the header says {config.layers:,} layers; the file has {len(reader.tensors)} tensors"
+        )
+    try:
+        with torch.device("meta"):
+            return {name: tensor.shape for name, tensor in Decoder(config).state_dict().items()}
+    except RuntimeError as fault:  # more elements than 63 bits can count
+        raise IntegrityError(f"the header describes an impossible model: {config}") from fault
+
+
+def _check_shapes(reader: GGUFReader, expected: dict[str, torch.Size]) -> None:
+    found = {
+        _name(tensor.name): [int(size) for size in reversed(tensor.shape)]
+        for tensor in reader.tensors
+        if tensor.name != _ROTARY_FACTORS
+    }
+    missing = sorted(set(expected) - set(found))
+    surplus = sorted(set(found) - set(expected))
+    if missing or surplus:
+        raise IntegrityError(
+            "the file's tensors do not fit its header: "
+            f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
+        )
+    for name, shape in found.items():
+        if shape != list(expected[name]):
+            raise IntegrityError(
+                f"{name} has shape {shape}; the header says {list(expected[name])}"
+            )
+
+
+def _generation_defaults(config: ModelConfig) -> str:
     ids = {
         "bos_token_id": config.bos_token_id,
         "eos_token_id": config.eos_token_id,
         "pad_token_id": config.pad_token_id,
     }
     known = {key: value for key, value in ids.items() if value is not None}
-    (folder / "generation_config.json").write_text(json.dumps(known, indent=2) + "\n")
+    return json.dumps(known, indent=2) + "\n"

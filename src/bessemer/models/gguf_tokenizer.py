@@ -7,14 +7,16 @@ text is split before the merges apply, so a wrong splitter would give wrong ids 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bessemer.core.errors import IntegrityError, InvalidInput
+from bessemer.models.gguf_file import Facts
 
-CONTROL, USER_DEFINED = 3, 4
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+# A whole piece of text that is a token is that token, whatever the merges; BOS by default.
+LLAMA3 = ("llama-bpe", "llama3")
 
 # Split patterns as the models' own tokenizer.json files state them.
 _LLAMA3 = (
@@ -27,44 +29,50 @@ _QWEN2 = (
 )
 
 
-def write_tokenizer(facts: dict[str, Any], folder: Path, context_length: int) -> None:
-    """Write the tokenizer that the header's `tokenizer.*` facts describe.
+def tokenizer_files(facts: Facts, context_length: int) -> dict[str, str]:
+    """The texts of `tokenizer.json` and `tokenizer_config.json`, by file name.
 
     Raises:
         InvalidInput: a kind of tokenizer or a pre-tokenizer that is not known here.
         IntegrityError: vocabulary, types and merges contradict each other.
     """
-    kind = facts.get("tokenizer.ggml.model")
+    kind = facts.text("tokenizer.ggml.model")
     if kind != "gpt2":
         raise InvalidInput(
             f"this GGUF file's tokenizer is {kind!r}; only byte-level BPE (gpt2) is known",
             next_step="pull the model's Hugging Face folder instead",
         )
-    tokens: list[str] = facts["tokenizer.ggml.tokens"]
-    types: list[int] = facts.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    tokens = facts.texts("tokenizer.ggml.tokens")
+    types = facts.integers("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
         raise IntegrityError(
             f"the vocabulary has {len(tokens)} tokens ({len(set(tokens))} different)"
             f" and {len(types)} types"
         )
-    merges = [_pair(line) for line in facts.get("tokenizer.ggml.merges") or []]
+    splitter = facts.text("tokenizer.ggml.pre", "default")
+    tokenizer = _bpe(facts, tokens, ignore_merges=splitter in LLAMA3)
+    tokenizer.pre_tokenizer = _pre_tokenizer(splitter)
+    if splitter == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [token for token, type_ in zip(tokens, types, strict=True) if type_ == CONTROL]
+    defined = [token for token, type_ in zip(tokens, types, strict=True) if type_ == USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in defined])
+    config = _tokenizer_config(facts, tokens, control, context_length)
+    return {
+        "tokenizer.json": tokenizer.to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def _bpe(facts: Facts, tokens: list[str], *, ignore_merges: bool) -> Tokenizer:
+    merges = [_pair(line) for line in facts.texts("tokenizer.ggml.merges")]
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        return Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
     except Exception as fault:  # the binding raises bare Exception
         raise IntegrityError(f"the merges do not fit the vocabulary: {fault}") from fault
-    tokenizer.pre_tokenizer = _pre_tokenizer(facts.get("tokenizer.ggml.pre", "default"))
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [
-        token
-        for token, type_ in zip(tokens, types, strict=True)
-        if type_ in (CONTROL, USER_DEFINED)
-    ]
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = _tokenizer_config(facts, tokens, special, context_length)
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -72,7 +80,7 @@ def _pair(line: str) -> tuple[str, str]:
     return left, right
 
 
-def _pre_tokenizer(name: str) -> Any:
+def _pre_tokenizer(name: str | None) -> Any:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2"):
         return byte_level
@@ -91,20 +99,27 @@ def _pre_tokenizer(name: str) -> Any:
 
 
 def _tokenizer_config(
-    facts: dict[str, Any], tokens: list[str], special: list[str], context_length: int
+    facts: Facts, tokens: list[str], control: list[str], context_length: int
 ) -> dict[str, Any]:
+    adds_bos = facts.text("tokenizer.ggml.pre") in LLAMA3
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
-        "additional_special_tokens": special,
-        "add_bos_token": bool(facts.get("tokenizer.ggml.add_bos_token", False)),
+        "additional_special_tokens": control,
+        "add_bos_token": facts.flag("tokenizer.ggml.add_bos_token", adds_bos),
     }
     roles = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     for theirs, ours in roles.items():
-        index = facts.get(f"tokenizer.ggml.{theirs}_token_id")
-        if index is not None and 0 <= index < len(tokens):
-            config[f"{ours}_token"] = tokens[index]
-    if template := facts.get("tokenizer.chat_template"):
+        index = facts.integer(f"tokenizer.ggml.{theirs}_token_id")
+        if index is not None:
+            config[f"{ours}_token"] = _token(tokens, index, theirs)
+    if template := facts.text("tokenizer.chat_template"):
         config["chat_template"] = template
     return config
+
+
+def _token(tokens: list[str], index: int, role: str) -> str:
+    if not 0 <= index < len(tokens):
+        raise IntegrityError(f"the {role} token is {index} of {len(tokens)} tokens")
+    return tokens[index]

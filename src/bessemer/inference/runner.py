@@ -1,0 +1,94 @@
+"""Computes one step: token ids of many sequences in, what each of them wanted out.
+
+T tokens of the step   N tokens whose logits are needed   V vocabulary   D hidden size
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bessemer.inference.attention import BatchAttention, Span
+from bessemer.inference.cache import KVCache
+from bessemer.inference.prepared import PreparedDecoder
+from bessemer.inference.scheduler import Share, Step
+from bessemer.inference.sequence import EngineSequence
+
+_SCORE_ROWS = 64  # logits of so many tokens at once while scoring: 64 x 49,152 floats are 12 MB
+
+
+class Runner:
+    def __init__(self, model: PreparedDecoder, cache: KVCache) -> None:
+        self._model = model
+        self._cache = cache
+
+    def run(self, step: Step) -> dict[EngineSequence, Tensor]:
+        """Compute the step and fill rows, scores and vectors.
+
+        Returns:
+            For each sequence that may draw its next token now, its scores (V,), float32.
+        """
+        shares = [*(Share(s, 1) for s in step.decodes), *step.chunks]
+        spans = [_span(share) for share in shares]
+        ids_T = torch.tensor(
+            [t for sh, sp in zip(shares, spans, strict=True) for t in _tokens(sh, sp)]
+        )
+        positions_T = torch.tensor([sp.past + i for sp in spans for i in range(sp.fresh)])
+        cut = len(step.decodes)
+        attend = BatchAttention(
+            self._model.config, self._cache, spans[:cut], spans[cut:], self._model.dtype
+        )
+        hidden_TD = self._model.forward(ids_T, positions_T, attend)
+        for share, span in zip(shares, spans, strict=True):
+            row = share.sequence.row
+            assert row is not None
+            row.computed = span.past + span.fresh
+        self._read(shares, spans, hidden_TD)
+        return self._next_scores(shares, hidden_TD)
+
+    def _read(self, shares: list[Share], spans: list[Span], hidden_TD: Tensor) -> None:
+        start = 0
+        for share, span in zip(shares, spans, strict=True):
+            part_CD = hidden_TD[start : start + span.fresh]
+            start += span.fresh
+            if share.sequence.wanted == "scores":
+                self._score(share.sequence, span, part_CD)
+            elif share.sequence.wanted == "vector":
+                total = part_CD.double().sum(0)
+                seen = share.sequence.vector_sum
+                share.sequence.vector_sum = total if seen is None else seen + total
+
+    def _score(self, sequence: EngineSequence, span: Span, hidden_CD: Tensor) -> None:
+        """Write log p of each token that follows one of this chunk's."""
+        assert sequence.row is not None
+        following = sequence.ids[span.past + 1 : span.past + span.fresh + 1]
+        for first in range(0, len(following), _SCORE_ROWS):
+            targets_N = torch.tensor(following[first : first + _SCORE_ROWS])
+            logits_NV = self._model.logits(hidden_CD[first : first + len(targets_N)])
+            chosen_N = logits_NV.gather(1, targets_N[:, None])[:, 0].double()
+            scores_N = chosen_N - torch.logsumexp(logits_NV, -1).double()
+            place = span.past + 1 + first
+            sequence.row.scores[place : place + len(targets_N)] = scores_N.numpy()
+
+    def _next_scores(self, shares: list[Share], hidden_TD: Tensor) -> dict[EngineSequence, Tensor]:
+        ends = np.cumsum([share.tokens for share in shares]) - 1
+        ready = [
+            (share.sequence, int(end))
+            for share, end in zip(shares, ends, strict=True)
+            if share.sequence.wanted == "tokens" and share.sequence.todo == 0
+        ]
+        if not ready:
+            return {}
+        logits_NV = self._model.logits(hidden_TD[[end for _, end in ready]])
+        return dict(zip((sequence for sequence, _ in ready), logits_NV.unbind(0), strict=True))
+
+
+def _span(share: Share) -> Span:
+    row = share.sequence.row
+    assert row is not None
+    return Span(row.index, row.computed, share.tokens)
+
+
+def _tokens(share: Share, span: Span) -> list[int]:
+    return share.sequence.ids[span.past : span.past + span.fresh]

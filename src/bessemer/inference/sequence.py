@@ -1,0 +1,69 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bessemer.core.protocols import FinishReason, GenerateRequest
+from bessemer.inference.cache import Reuse, Row
+
+Wanted = Literal["tokens", "scores", "vector"]
+Send = Callable[[str, Any], None]
+"""Takes ("chunk" | "result" | "error", body); called in the engine's thread."""
+
+
+@dataclass(eq=False)
+class EngineSequence:
+    """`ids` grows as tokens are drawn; `row` is its place in the cache while it runs."""
+
+    ids: list[int]
+    wanted: Wanted
+    send: Send
+    request: GenerateRequest | None = None
+    row: Row | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    drawn: int = 0
+    seed: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    cancelled: bool = False
+    finish_reason: FinishReason | None = None
+    vector_sum: Any = None
+    arrived_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def for_tokens(cls, request: GenerateRequest, send: Send) -> EngineSequence:
+        seed = request.sampling.seed
+        return cls(
+            ids=list(request.prompt_ids),
+            wanted="tokens",
+            send=send,
+            request=request,
+            prompt_tokens=len(request.prompt_ids),
+            seed=secrets.randbits(63) if seed is None else seed,
+            stop_ids=frozenset(request.stop_ids),
+        )
+
+    @classmethod
+    def for_whole(cls, ids: Sequence[int], wanted: Wanted, send: Send) -> EngineSequence:
+        """A sequence that is only read: to be scored, or made a vector."""
+        return cls(ids=list(ids), wanted=wanted, send=send, prompt_tokens=len(ids))
+
+    @property
+    def todo(self) -> int:
+        """Tokens not yet computed: many in prefill, one in decode."""
+        return len(self.ids) - (self.row.computed if self.row else 0)
+
+    @property
+    def reuse(self) -> Reuse:
+        """A vector needs every hidden state, and the cache keeps none."""
+        known: dict[Wanted, Reuse] = {"tokens": "prefix", "scores": "scored prefix"}
+        return known.get(self.wanted, "nothing")
+
+    @property
+    def decoding(self) -> bool:
+        return self.row is not None and self.drawn > 0 and self.todo == 1

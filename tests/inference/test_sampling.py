@@ -1,0 +1,86 @@
+"""Draws follow the distribution that was asked for, and can be repeated."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bessemer.core.protocols import Sampling
+from bessemer.inference.sampling import draw, logprobs_of, uniform
+
+DRAWS = 4000
+
+
+def logits_of(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def frequencies(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    counts = Counter(draw(logits_V, sampling, seed=5, position=i) for i in range(DRAWS))
+    return torch.tensor([counts[i] / DRAWS for i in range(len(logits_V))], dtype=torch.float64)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().sum() / 2)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_frequencies_follow_the_softmax_at_each_temperature(temperature: float) -> None:
+    logits_V = logits_of(12)
+    expected = torch.softmax(logits_V.double() / temperature, -1)
+    assert distance(frequencies(logits_V, Sampling(temperature=temperature)), expected) < 0.03
+
+
+def test_top_k_keeps_the_k_likeliest_in_their_proportions() -> None:
+    logits_V = logits_of(12)
+    kept = logits_V.topk(3).indices
+    expected = torch.zeros(12, dtype=torch.float64)
+    expected[kept] = torch.softmax(logits_V[kept].double(), -1)
+    assert distance(frequencies(logits_V, Sampling(top_k=3)), expected) < 0.03
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass() -> None:
+    logits_V = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    found = frequencies(logits_V, Sampling(top_p=0.75))
+    assert distance(found, torch.tensor([0.625, 0.375, 0, 0], dtype=torch.float64)) < 0.03
+    assert draw(logits_V, Sampling(top_p=1e-9), seed=1, position=0) == 0
+
+
+def test_a_wide_nucleus_beyond_the_short_list_is_still_whole() -> None:
+    logits_V = torch.zeros(2000)
+    seen = {draw(logits_V, Sampling(top_p=0.99), seed=3, position=i) for i in range(DRAWS)}
+    assert len(seen) > 1500
+
+
+def test_zero_temperature_is_the_likeliest_token() -> None:
+    logits_V = logits_of(50)
+    assert draw(logits_V, Sampling(temperature=0), seed=1, position=0) == int(logits_V.argmax())
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 10_000))
+def test_noise_is_a_function_of_seed_and_position(seed: int, position: int) -> None:
+    assert 0 <= uniform(seed, position) < 1
+    assert uniform(seed, position) == uniform(seed, position)
+    assert uniform(seed, position) != uniform(seed, position + 1)
+    assert uniform(seed, position) != uniform(seed + 1, position)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0, 1, 5, 40]), st.floats(0.01, 1))
+def test_a_draw_is_always_a_token_of_the_vocabulary(seed: int, top_k: int, top_p: float) -> None:
+    logits_V = logits_of(40, seed)
+    token = draw(logits_V, Sampling(top_k=top_k, top_p=top_p, temperature=0.7), seed, 0)
+    assert 0 <= token < 40
+    if top_k:
+        assert token in logits_V.topk(top_k).indices.tolist()
+
+
+def test_logprobs_are_of_the_models_own_scores() -> None:
+    logits_V = logits_of(30)
+    expected = torch.log_softmax(logits_V.double(), -1)
+    found = logprobs_of(logits_V, 7, top=5)
+    assert found.logprob == pytest.approx(float(expected[7]))
+    assert [i for i, _ in found.top] == expected.topk(5).indices.tolist()
