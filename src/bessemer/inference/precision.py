@@ -40,3 +40,10 @@ def _best_s(work: Callable[[], Tensor]) -> float:
         work()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def accelerator() -> str | None:
+    """The name of the GPU that torch sees, or None."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return None

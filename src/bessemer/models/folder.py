@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,30 +47,36 @@ def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
         IntegrityError: tensors are missing, left over or of another shape than the config says.
         InvalidInput: an architecture that the decoder does not have.
     """
-    config = ModelConfig.from_folder(folder)
     with torch.device("meta"):
-        decoder = Decoder(config)
-    expected = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
-    weights: dict[str, Tensor] = {}
-    surplus: list[str] = []
-    for name, tensor in read_tensors(folder):
-        if name not in expected:
-            if not _may_be_ignored(name, config):
-                surplus.append(name)
-        elif tensor.shape != expected[name]:
-            raise IntegrityError(
-                f"{name} has shape {list(tensor.shape)}; config.json says {list(expected[name])}"
-            )
-        else:
-            weights[name] = tensor.to(dtype)
-    missing = sorted(set(expected) - set(weights))
+        decoder = Decoder(ModelConfig.from_folder(folder))
+    expected = {name: list(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    check_weights(folder, expected)
+    weights = {name: tensor.to(dtype) for name, tensor in read_tensors(folder) if name in expected}
+    decoder.load_state_dict(weights, assign=True)
+    return decoder
+
+
+def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) -> None:
+    """Hold the headers of the weight files against `config.json`, without reading the weights.
+
+    Raises:
+        UnsafeWeights, IntegrityError, InvalidInput: as `load_decoder`.
+    """
+    config = ModelConfig.from_folder(folder)
+    if expected is None:
+        with torch.device("meta"):
+            expected = {n: list(t.shape) for n, t in Decoder(config).state_dict().items()}
+    found = dict(read_shapes(folder))
+    missing = sorted(set(expected) - set(found))
+    surplus = [n for n in found if n not in expected and not _may_be_ignored(n, config)]
     if missing or surplus:
         raise IntegrityError(
             f"the weights in {folder} do not fit its config.json: "
             f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
         )
-    decoder.load_state_dict(weights, assign=True)
-    return decoder
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise IntegrityError(f"{name} has shape {found[name]}; config.json says {shape}")
 
 
 def save_decoder(
@@ -96,17 +103,29 @@ def save_decoder(
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy tokenizer, template, generation defaults and licence, where they exist."""
     for name in COMPANIONS:
-        if (source / name).is_file():
+        if (source / name).is_file() and source.resolve() != folder.resolve():
             shutil.copyfile(source / name, folder / name)
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the folder's safetensors files, memory-mapped."""
+    for file in _open_files(folder):
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            yield name, file.get_tensor(name)
+
+
+def read_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every tensor, from the headers alone."""
+    for file in _open_files(folder):
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            yield name, list(file.get_slice(name).get_shape())
+
+
+def _open_files(folder: Path) -> Iterator[Any]:
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    yield name, file.get_tensor(name)
+                yield file
         except (SafetensorError, OSError, ValueError, OverflowError) as fault:
             raise UnsafeWeights(
                 f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes): {fault}",
@@ -138,11 +157,14 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        assert_texts(names)
     except (ValueError, KeyError, AttributeError, TypeError) as fault:
         raise IntegrityError(f"{folder / INDEX} is not an index of shards: {fault}") from fault
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or not name.endswith(".safetensors")
+        ):
             raise UnsafeWeights(f"{INDEX} names {name!r}, which is not a shard of this folder")
         if not (folder / name).is_file():
             raise IntegrityError(f"shard {name} is missing ({len(names)} are named in {INDEX})")
@@ -161,11 +183,12 @@ def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: in
         shards[-1][name] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / SINGLE, metadata={"format": "pt"})
+        _write_shard(shards[0], folder / SINGLE)
+        _remove_weights_except({SINGLE}, folder)
         return
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        _write_shard(shard, folder / name)
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())},
         "weight_map": {
@@ -173,6 +196,21 @@ def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: in
         },
     }
     write_atomically(folder / INDEX, json.dumps(index, indent=2).encode())
+    _remove_weights_except({INDEX, *names}, folder)
+
+
+def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
+    # The weights may be maps of this very file: it must not be cut to nothing beneath them.
+    beside = path.with_name(f".{path.name}.partial")
+    save_file(shard, beside, metadata={"format": "pt"})
+    beside.replace(path)
+
+
+def _remove_weights_except(names: set[str], folder: Path) -> None:
+    """An earlier save's shards or index would be read in place of the new weights."""
+    for path in (folder / SINGLE, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _may_be_ignored(name: str, config: ModelConfig) -> bool:

@@ -139,8 +139,9 @@ def _scaling(reader: GGUFReader, head_dim: int, theta: float) -> Llama3Scaling |
     factors = torch.from_numpy(np.array(found.data, dtype=np.float32))
     plain = inverse_frequencies(head_dim, theta, None)
     if found.tensor_type != GGMLQuantizationType.F32 or factors.shape != plain.shape:
-        raise IntegrityError(f"{_ROTARY_FACTORS} has shape {list(factors.shape)}, not F32 of "
-            f"{list(plain.shape)}")
+        raise IntegrityError(
+            f"{_ROTARY_FACTORS} has shape {list(factors.shape)}, not F32 of {list(plain.shape)}"
+        )
     for scaling in _PUBLISHED_SCALINGS:
         if torch.allclose(
             plain / inverse_frequencies(head_dim, theta, scaling), factors, rtol=1e-4

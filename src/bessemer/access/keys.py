@@ -1,0 +1,77 @@
+"""API keys as values: how a secret is made, hashed, shown and compared. Nothing is stored here.
+
+A secret is 32 random bytes, so one SHA-256 is enough to keep it: there is no dictionary to try,
+and a slow hash would only slow every request down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+
+from bessemer.core.errors import InvalidInput
+
+SECRET_PREFIX = "sk-bsm-"
+SECRET_BYTES = 32
+
+SCOPES: dict[str, str] = {
+    "*": "everything",
+    "chat": "chat and completions",
+    "models:read": "list models",
+    "models:write": "add and name models",
+    "datasets:read": "list datasets",
+    "datasets:write": "add and name datasets",
+    "runs:read": "list and follow runs",
+    "runs:write": "start, cancel and resume runs",
+    "keys:read": "list keys",
+    "keys:write": "create and revoke keys",
+}
+
+
+def make_secret() -> str:
+    """A new secret: `sk-bsm-` and 43 URL-safe characters. Show it once, store its hash."""
+    return SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def hash_secret(secret: str) -> str:
+    """Lower-case hex SHA-256 of the secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def hint(secret: str) -> str:
+    """What a list may show of a secret, enough to recognize it by.
+
+    >>> hint("sk-bsm-0123456789abcdef")
+    'sk-bsm-...cdef'
+    """
+    return f"{SECRET_PREFIX}...{secret[-4:]}"
+
+
+def matches(secret_hash: str, stored_hash: str) -> bool:
+    """Compare two hashes in a time that does not tell how much of them agrees."""
+    return hmac.compare_digest(secret_hash, stored_hash)
+
+
+def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """The scopes as a set.
+
+    Raises:
+        InvalidInput: on a word that is not a scope, and on no scope at all.
+    """
+    chosen = frozenset(scopes)
+    if not chosen:
+        raise InvalidInput("a key needs at least one scope", param="scopes", next_step=_known())
+    for scope in sorted(chosen - SCOPES.keys()):
+        close = difflib.get_close_matches(scope, SCOPES, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise InvalidInput(
+            f"there is no scope {scope!r}{meant}", param="scopes", next_step=_known()
+        )
+    return chosen
+
+
+def _known() -> str:
+    return f"choose from: {', '.join(SCOPES)}"

@@ -1,0 +1,28 @@
+"""The use cases, one file per resource: the only room that composes the others.
+
+Every use case takes a `Principal`. Gateway, console and command line are three thin faces over
+these functions; none of them holds a rule of its own. Nothing is imported here: a face pays only
+for what it takes.
+"""
+
+__all__ = [
+    "catalog",
+    "chat",
+    "datasets",
+    "engine_process",
+    "engines",
+    "evaluations",
+    "harvest",
+    "jobs",
+    "keys",
+    "machine",
+    "models",
+    "names",
+    "platform",
+    "pool_serving",
+    "pull",
+    "responder",
+    "run_process",
+    "supervisor",
+    "training",
+]

@@ -1,0 +1,137 @@
+"""Chat and text completion as use cases: who may ask which model, and what comes back.
+
+`Serving` says which names are served here; `PoolServing` (in `pool_serving`) serves the models
+of the home, a fake serves tests. Not here: HTTP, and how an engine turns messages into text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Literal, NamedTuple, Protocol
+
+from bessemer.app.streams import closing
+from bessemer.core.errors import NotFound
+from bessemer.core.principal import Principal
+from bessemer.core.protocols import ChatRequest, Delta, Responder
+
+ModelState = Literal["loading", "ready", "failed", "stopped"]
+
+CHAT_SCOPE = "chat"
+MODELS_SCOPE = "models:read"
+
+
+class ModelNotFound(NotFound):
+    """No model of this name is served to this principal."""
+
+    code = "model_not_found"
+
+
+class ServedModel(NamedTuple):
+    """One name that can be asked.
+
+    `created` is in Unix seconds. `stopped` means that the first request will load it.
+    """
+
+    id: str
+    created: int
+    owned_by: str
+    state: ModelState
+
+
+class ModelHealth(NamedTuple):
+    """What `/healthz` says of one engine."""
+
+    id: str
+    state: ModelState
+
+
+class NamedResponder(Responder, Protocol):
+    """A `Responder` that knows the digest of what answers, if that is known at all."""
+
+    model_digest: str | None
+
+
+class Serving(Protocol):
+    """Which names are served, and what answers to them."""
+
+    async def responder(self, principal: Principal, model: str) -> NamedResponder:
+        """What answers to `model` now; may wait for a load.
+
+        Raises:
+            ModelNotFound: no such name for this principal.
+            EngineUnavailable: it does not load, or not in time.
+        """
+        ...
+
+    def models(self, principal: Principal) -> list[ServedModel]:
+        """Every name this principal may ask, sorted."""
+        ...
+
+    def health(self) -> list[ModelHealth]:
+        """Every engine there is, at once: no waiting, no database."""
+        ...
+
+
+class Reply(AsyncIterator[Delta]):
+    """The deltas of one answer. Iterate it; `aclose` cancels what is still to come.
+
+    `model_digest` is known from the first delta on.
+    """
+
+    def __init__(
+        self, serving: Serving, principal: Principal, model: str, request: ChatRequest
+    ) -> None:
+        self.model_digest: str | None = None
+        self._deltas = self._run(serving, principal, model, request)
+
+    async def __anext__(self) -> Delta:
+        return await anext(self._deltas)
+
+    async def aclose(self) -> None:
+        await self._deltas.aclose()
+
+    async def _run(
+        self, serving: Serving, principal: Principal, model: str, request: ChatRequest
+    ) -> AsyncGenerator[Delta, None]:
+        responder = await serving.responder(principal, model)
+        self.model_digest = responder.model_digest
+        async with closing(responder.respond(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
+def respond(serving: Serving, principal: Principal, model: str, request: ChatRequest) -> Reply:
+    """Ask `model`. The answer's errors come with its first delta.
+
+    Raises:
+        PermissionDenied: at once, without the scope `chat`.
+
+    Example:
+        async for delta in respond(serving, principal, "smollm2-135m-instruct", request):
+            print(delta.text, end="")
+    """
+    principal.require(CHAT_SCOPE)
+    return Reply(serving, principal, model, request)
+
+
+def list_models(serving: Serving, principal: Principal) -> list[ServedModel]:
+    """What can be asked. Raises PermissionDenied without the scope `models:read`."""
+    principal.require(MODELS_SCOPE)
+    return serving.models(principal)
+
+
+def find_model(serving: Serving, principal: Principal, model: str) -> ServedModel:
+    """One of them. Raises ModelNotFound, and PermissionDenied like `list_models`."""
+    for served in list_models(serving, principal):
+        if served.id == model:
+            return served
+    raise no_such_model(model)
+
+
+def no_such_model(model: str) -> ModelNotFound:
+    shown = model if len(model) <= 100 else model[:100] + "..."
+    return ModelNotFound(
+        f"The model `{shown}` does not exist or you do not have access to it.",
+        next_step="GET /v1/models lists the models you can use",
+        param="model",
+    )

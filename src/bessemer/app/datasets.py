@@ -1,0 +1,140 @@
+"""Datasets by name: build the default one on this machine, import a file, list and find them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bessemer.app import names
+from bessemer.app.platform import Platform
+from bessemer.core.artifacts import Artifact
+from bessemer.core.digests import sha256_file
+from bessemer.core.errors import InvalidInput
+from bessemer.core.principal import Principal
+
+if TYPE_CHECKING:
+    from bessemer.data.chats import Report
+
+PYTHON_DOCS = "python-docs"
+PYTHON_LICENCE = "PSF-2.0"
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """A dataset as a person speaks of it."""
+
+    name: str
+    digest: str
+    path: Path
+    artifact: Artifact
+
+
+def list_datasets(platform: Platform, principal: Principal) -> list[NamedDataset]:
+    """The datasets this project has names for, sorted by name."""
+    principal.require("datasets:read")
+    return [_dataset(found) for found in names.list_named(platform, principal, "dataset")]
+
+
+def find_dataset(platform: Platform, principal: Principal, text: str) -> NamedDataset:
+    """By name, by digest, or by the first 12 or more hex digits of a digest.
+
+    Raises:
+        NotFound: with the names there are.
+    """
+    return _dataset(names.find_named(platform, principal, "dataset", text))
+
+
+def build_python_docs(platform: Platform, principal: Principal) -> NamedDataset:
+    """`python-docs`, from the standard library of the interpreter that runs this.
+
+    The same interpreter gives the same digest, so building again changes nothing.
+    """
+    from bessemer.data.python_docs import build
+
+    return build_dataset(
+        platform,
+        principal,
+        PYTHON_DOCS,
+        build,
+        licence=PYTHON_LICENCE,
+        provenance={"source": "the interpreter's own standard library"},
+    )
+
+
+def import_file(
+    platform: Platform,
+    principal: Principal,
+    jsonl: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    licence: str | None = None,
+) -> NamedDataset:
+    """A dataset from a file of chats in OpenAI's fine-tuning format.
+
+    Raises:
+        DataError: naming the first line at fault.
+    """
+    from bessemer.data.importing import import_chats
+
+    if not jsonl.is_file():
+        raise InvalidInput(f"{jsonl} is not a file")
+    return build_dataset(
+        platform,
+        principal,
+        name,
+        lambda folder: import_chats(jsonl, folder, seed),
+        licence=licence,
+        provenance={"source": jsonl.name, "sha256": sha256_file(jsonl), "seed": seed},
+    )
+
+
+def build_dataset(
+    platform: Platform,
+    principal: Principal,
+    name: str,
+    build: Callable[[Path], Summary],
+    *,
+    licence: str | None,
+    provenance: dict[str, Any],
+) -> NamedDataset:
+    """Let `build` fill a folder, store it, and name it. Leaves nothing behind when it fails."""
+    principal.require("datasets:write")
+    names.check_name(name)
+    folder = platform.artifacts.workspace()
+    try:
+        summary = build(folder)
+        artifact = platform.artifacts.put(
+            folder,
+            kind="dataset",
+            name=name,
+            licence=licence,
+            provenance={**provenance, "summary": summary},
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    names.bind(platform, principal, "dataset", name, artifact.digest)
+    return _dataset(names.Named(name, artifact))
+
+
+def _dataset(found: names.Named) -> NamedDataset:
+    return NamedDataset(found.name, found.artifact.digest, found.artifact.path, found.artifact)
+
+
+def describe(found: NamedDataset) -> Summary:
+    """What the dataset says of itself: counts, kinds, licence, how it was made."""
+    from bessemer.data.dataset import Dataset
+
+    return Dataset.open(found.path).info
+
+
+def check_file(jsonl: Path) -> Report:
+    """Every fault of a chat JSONL, without importing it."""
+    from bessemer.data import chats
+
+    return chats.check_file(jsonl)

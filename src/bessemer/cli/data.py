@@ -1,0 +1,111 @@
+"""`bessemer data`: datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bessemer.cli.output import json_option, print_json, print_rows, short, size
+
+
+@click.group()
+def command() -> None:
+    """Build, import, check and list datasets."""
+
+
+@command.command()
+@click.argument("dataset", type=click.Choice(["python-docs"]), default="python-docs")
+@json_option
+def build(dataset: str, as_json: bool) -> None:
+    """Make the default dataset from this Python's own documentation.
+
+    Two kinds of chats: describe a symbol, and name the symbol that a text describes. Nothing is
+    fetched and no module is imported.
+    """
+    from bessemer.app.datasets import build_python_docs
+    from bessemer.app.platform import Platform
+
+    with Platform.open() as platform:
+        found = build_python_docs(platform, platform.local_principal())
+    _print(found, as_json)
+
+
+@command.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="What to call it; by default the file's name.")
+@click.option("--licence", help="SPDX expression of the data's licence.")
+@json_option
+def import_(file: Path, name: str | None, licence: str | None, as_json: bool) -> None:
+    """Check and import chats in OpenAI's fine-tuning format, one JSON object a line.
+
+    Duplicates are removed, and the chats are split into train, validation and test by hash.
+    """
+    from bessemer.app.datasets import import_file
+    from bessemer.app.platform import Platform
+
+    with Platform.open() as platform:
+        found = import_file(
+            platform, platform.local_principal(), file, name or file.stem, licence=licence
+        )
+    _print(found, as_json)
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def check(file: Path, as_json: bool) -> int:
+    """Say every line of a chat JSONL that is wrong, and why; exit status 1 if any is."""
+    from dataclasses import asdict
+
+    from bessemer.app.datasets import check_file
+
+    report = check_file(file)
+    if as_json:
+        print_json({**asdict(report), "faults": [fault._asdict() for fault in report.faults]})
+    else:
+        for fault in report.faults:
+            click.echo(str(fault))
+        if report.more_faults:
+            click.echo(f"and {report.more_faults:,} more")
+        click.echo(
+            f"{report.chats:,} good chats, {report.messages:,} messages,"
+            f" {report.answers:,} answers to learn from"
+        )
+    return 1 if report.faults else 0
+
+
+@command.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the datasets that have names here."""
+    from bessemer.app.datasets import list_datasets
+    from bessemer.app.platform import Platform
+    from bessemer.core.artifacts import sidecar_facts
+
+    with Platform.open() as platform:
+        found = list_datasets(platform, platform.local_principal())
+    if as_json:
+        print_json([{**sidecar_facts(data.artifact), "name": data.name} for data in found])
+        return
+    rows = [
+        (d.name, short(d.digest), size(d.artifact.size_bytes), d.artifact.licence or "not stated")
+        for d in found
+    ]
+    print_rows(("NAME", "DIGEST", "SIZE", "LICENCE"), rows, "no datasets yet; bessemer data build")
+
+
+def _print(found: Any, as_json: bool) -> None:
+    from bessemer.app.datasets import describe
+    from bessemer.core.artifacts import sidecar_facts
+
+    info = describe(found)
+    if as_json:
+        print_json({**sidecar_facts(found.artifact), "name": found.name, "info": info})
+        return
+    counts = ", ".join(f"{count:,} {split}" for split, count in info["counts"].items())
+    click.echo(
+        f"{found.name}  {short(found.digest)}  {counts}"
+        f"  licence {found.artifact.licence or 'not stated'}"
+    )

@@ -1,0 +1,95 @@
+"""The command line's door: finds the verb, runs it, and turns errors into words.
+
+A verb's module is imported when the verb is called and not before, so that `bessemer --help`
+costs what click costs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from bessemer.core.errors import BessemerError
+
+# verb -> what `bessemer --help` says of it; the verb's module is `bessemer.cli.<verb>`.
+VERBS = {
+    "demo": "From nothing to a taught, measured and served model, in minutes.",
+    "up": "Start the server: API, console, engines, job queue.",
+    "pull": "Bring a model in, by its name or from a path.",
+    "models": "List the models that have names here.",
+    "data": "Build, import, check and list datasets.",
+    "train": "Train by a recipe, or resume a run.",
+    "eval": "Measure one model, or say whether another is better.",
+    "chat": "Talk to a model in the terminal.",
+    "runs": "List runs; show, follow, cancel or resume one.",
+    "key": "Create, list and revoke API keys.",
+    "login": "Print a new one-time URL for the console.",
+    "explain": "Print each value of a recipe, where it comes from and why.",
+    "doctor": "Say what this machine has and what will work on it.",
+    "version": "Print the version.",
+}
+
+
+class Verbs(click.Group):
+    """Click's group over the table above."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"bessemer.cli.{name}").command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no verb {args[0]!r}{_suggestion(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+def bessemer() -> None:
+    """Train models, run them, and answer for them.
+
+    Everything is in one home folder: $BESSEMER_HOME, or ~/.local/share/bessemer.
+    """
+
+
+def main() -> None:
+    """Run the verb named on the command line and exit with its status."""
+    try:
+        status = bessemer.main(standalone_mode=False)
+    except BessemerError as fault:
+        _complain(str(fault))
+        sys.exit(1)
+    except click.ClickException as fault:
+        fault.show()
+        sys.exit(fault.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Who read our output (`| head`) has gone; keep the interpreter from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(text: str) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True, reset=True) + text, err=True)
+
+
+def _suggestion(verb: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; bessemer --help lists them"

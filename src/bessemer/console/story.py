@@ -1,0 +1,157 @@
+"""What a run has told so far: its events folded into the facts a page shows.
+
+Reads only the run's folder. Unknown kinds and missing fields are passed over, because a page must
+also show a run of yesterday's version, or half a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bessemer.core.events import Event, read_events
+
+
+class Figure(NamedTuple):
+    """One measured value on a page. `form` names the filter that words it."""
+
+    name: str
+    value: Any
+    form: str
+    hint: str = ""
+
+
+class Fault(NamedTuple):
+    """What happened, and the next command if there is one."""
+
+    message: str
+    next_step: str | None
+
+
+class Progress(NamedTuple):
+    """`done` of `total`, in `unit`s, of `stage`. `total` None: it has not said yet."""
+
+    done: int
+    total: int | None
+    unit: str
+    stage: str = ""
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+@dataclass
+class Story:
+    """The newest event of each kind, and how long the run has worked."""
+
+    plan: Event = field(default_factory=dict)
+    step: Event = field(default_factory=dict)
+    progress_event: Event = field(default_factory=dict)
+    result: Event = field(default_factory=dict)
+    sample: Event = field(default_factory=dict)
+    state: Event = field(default_factory=dict)
+    validation: Event = field(default_factory=dict)
+    worked_s: float = 0.0
+    last_s: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Story:
+        return cls.of(read_events(path).events)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Story:
+        story = cls()
+        for event in events:
+            story._take(event)
+        return story
+
+    def _take(self, event: Event) -> None:
+        match event.get("kind"):
+            case "plan" | "step" | "validation" | "sample" | "result" | "state" as kind:
+                setattr(self, kind, event)
+            case "progress":
+                self.progress_event = event
+        if isinstance(moment := event.get("t"), (int, float)):
+            # Between its last word and being queued or started again, it did not work.
+            if self.last_s is not None and event.get("state") not in ("queued", "running"):
+                self.worked_s += moment - self.last_s
+            self.last_s = moment
+
+    @property
+    def error(self) -> Fault | None:
+        """What a run that failed said last."""
+        error = self.state.get("error")
+        if isinstance(error, dict):
+            return Fault(str(error.get("message", "it failed")), error.get("next_step"))
+        return None if error is None else Fault(str(error), None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, once it has said so."""
+        told = self.progress_event
+        if isinstance(done := told.get("done"), int):
+            total, stage = told.get("total"), told.get("stage", "")
+            unit = str(told.get("unit", "questions"))
+            return Progress(done, total if isinstance(total, int) else None, unit, str(stage))
+        done, total = self.step.get("step"), self.plan.get("steps")
+        if isinstance(done, int):
+            return Progress(done, total if isinstance(total, int) else None, "steps")
+        return Progress(0, total, "steps") if isinstance(total, int) else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left by the run's own reckoning, less what has passed since it said so."""
+        newest = max(self.step, self.progress_event, key=lambda event: event.get("t", 0.0))
+        eta = newest.get("eta_s")
+        if not isinstance(eta, (int, float)):
+            return None
+        return max(0.0, float(eta) - (time.time() - float(newest.get("t", time.time()))))
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What is known, in the order a page shows it; nothing is made up for what is not."""
+        step, plan = self.step, self.plan
+        found = [
+            Figure("Training loss", step.get("loss"), "figure", "nats per token"),
+            Figure("Validation loss", self.validation.get("loss"), "figure", "nats per token"),
+            Figure("Validation", self.validation.get("bits_per_byte"), "figure", "bits per byte"),
+            Figure("Speed", step.get("tokens_s"), "count", "tokens/s"),
+            Figure("MFU", step.get("mfu"), "share", _peak(plan)),
+            Figure("Learning rate", step.get("lr"), "setting"),
+            Figure("Gradient norm", step.get("grad_norm"), "setting"),
+            Figure("Trained", plan.get("trainable_parameters"), "count", "parameters"),
+            Figure("Precision", plan.get("precision"), "setting"),
+        ]
+        return [figure for figure in found if figure.value is not None]
+
+
+class Curves(NamedTuple):
+    """Points `[step, nats per token]` of what was told after a byte offset."""
+
+    offset: int
+    train: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+
+
+def curves(path: Path, offset: int) -> Curves:
+    """Loss by step, from byte `offset` of the events on. A chart asks again from `offset`."""
+    events, offset = read_events(path, offset)
+    return Curves(offset, _points(events, "step"), _points(events, "validation"))
+
+
+def _points(events: Iterable[Event], kind: str) -> list[tuple[int, float]]:
+    told = [(event.get("step"), event.get("loss")) for event in events if event["kind"] == kind]
+    return [
+        (step, float(loss))
+        for step, loss in told
+        if isinstance(step, int) and isinstance(loss, (int, float))
+    ]
+
+
+def _peak(plan: Event) -> str:
+    peak = plan.get("peak_gflops")
+    return f"of {peak:,.0f} GFLOP/s" if isinstance(peak, (int, float)) else "of the machine's peak"

@@ -1,0 +1,134 @@
+"""A dataset folder: what is in it, written and read.
+
+    train.jsonl validation.jsonl test.jsonl   OpenAI's fine-tuning format, nothing else
+    index.jsonl        a row for each chat, in order: split, line, kind, symbol, document
+    documents.jsonl    where the texts come from: id, source, version, licence, SHA-256, split
+    dataset.json       name, counts, licence, how it was made
+
+The same content gives the same bytes, so a dataset has one digest wherever it is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from bessemer.core.errors import Conflict, DataError, NotFound
+from bessemer.data.chats import Chat, iterate_chats
+from bessemer.data.corpus import SPLITS, Split
+from bessemer.data.jsonl import read_lines
+
+FORMAT = 1
+
+
+class Row(NamedTuple):
+    """One chat, its split, and the id of the document it was made from."""
+
+    split: Split
+    chat: Chat
+    document: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder opened for reading."""
+
+    folder: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Dataset:
+        """Raises NotFound when `folder` is no dataset, DataError when it is a later kind."""
+        try:
+            info = json.loads((folder / "dataset.json").read_bytes())
+        except OSError:
+            raise NotFound(
+                f"{folder} is not a dataset (it has no dataset.json)",
+                next_step="bessemer data import FILE.jsonl makes one",
+            ) from None
+        if info.get("format") != FORMAT:
+            raise DataError(f"{folder} has dataset format {info.get('format')}, not {FORMAT}")
+        return cls(folder, info)
+
+    def split(self, name: Split) -> list[Chat]:
+        """The chats of "train", "validation" or "test", in the order of the file."""
+        return list(self.iterate(name))
+
+    def iterate(self, name: Split) -> Iterator[Chat]:
+        """The same, one in memory at a time."""
+        if not self.info["counts"][name]:
+            return
+        rows = (row for row in self._index() if row["split"] == name)
+        chats = iterate_chats(self.folder / f"{name}.jsonl")
+        for chat, row in zip(chats, rows, strict=True):
+            yield replace(chat, kind=row["kind"], symbol=row["symbol"])
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Where the texts come from."""
+        return [line.value for line in read_lines(self.folder / "documents.jsonl")]
+
+    def _index(self) -> Iterator[dict[str, Any]]:
+        for line in read_lines(self.folder / "index.jsonl"):
+            yield line.value
+
+
+def write_dataset(
+    folder: Path,
+    rows: Iterable[Row],
+    documents: Iterable[dict[str, Any]],
+    info: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a dataset and return what `Dataset.open(folder).info` will be.
+
+    Args:
+        folder: new or empty; made if it is not there.
+        rows: the chats in order; each split's file keeps that order.
+        documents: JSON objects in order.
+        info: what to say about it: name, licence, how it was made.
+
+    Raises:
+        Conflict: the folder is not empty.
+        DataError: there are no rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise Conflict(f"{folder} is not empty", next_step="name a new folder for the dataset")
+    counts = dict.fromkeys(SPLITS, 0)
+    kinds: dict[str, int] = {}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_create(folder / f"{name}.jsonl")) for name in SPLITS}
+        index = stack.enter_context(_create(folder / "index.jsonl"))
+        for split, chat, document in rows:
+            counts[split] += 1
+            kinds[chat.kind or "chat"] = kinds.get(chat.kind or "chat", 0) + 1
+            _write(files[split], chat.as_line())
+            place = {"split": split, "line": counts[split]}
+            _write(index, place | {"kind": chat.kind, "symbol": chat.symbol, "document": document})
+    if not sum(counts.values()):
+        raise DataError("the dataset would be empty", next_step="give it at least one chat")
+    number = _write_all(folder / "documents.jsonl", documents)
+    facts = {"format": FORMAT, **info, "chats": sum(counts.values()), "counts": counts}
+    facts |= {"kinds": dict(sorted(kinds.items())), "documents": number}
+    (folder / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return facts
+
+
+def _create(path: Path) -> TextIO:
+    return path.open("x", encoding="utf-8", newline="\n")
+
+
+def _write(file: TextIO, value: dict[str, Any]) -> None:
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _write_all(path: Path, values: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with _create(path) as file:
+        for value in values:
+            _write(file, value)
+            count += 1
+    return count

@@ -1,0 +1,78 @@
+"""Asks for every choice of a request and writes the answer, whole or as a stream.
+
+An error before the first delta is the answer's status; one after it is the stream's last event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from msgspec import UNSET
+
+from bessemer.app.chat import Reply, Serving, respond
+from bessemer.core.principal import Principal
+from bessemer.gateway.choices import Choice, Piece, interleave, total_usage
+from bessemer.gateway.exchange import Exchange
+from bessemer.gateway.parameters import Ask
+from bessemer.gateway.shapes import Heading, Shape
+
+
+async def answer(
+    exchange: Exchange, serving: Serving, principal: Principal, ask: Ask, shape: Shape
+) -> None:
+    """Answer `ask` on `exchange`.
+
+    Raises:
+        BessemerError: what the use case raises; if events were sent, `exchange.fail` adds it.
+    """
+    replies = [respond(serving, principal, ask.model, request) for request in ask.requests]
+    async with aclosing(interleave(replies)) as pieces:
+        if ask.stream:
+            await _stream(exchange, ask, shape, replies, pieces)
+        else:
+            await _whole(exchange, ask, shape, replies, pieces)
+
+
+async def _whole(
+    exchange: Exchange,
+    ask: Ask,
+    shape: Shape,
+    replies: list[Reply],
+    pieces: AsyncIterator[Piece],
+) -> None:
+    choices = [Choice() for _ in replies]
+    async for index, delta in pieces:
+        choices[index].take(delta)
+    heading = Heading.new(shape.prefix, ask.model, replies[0].model_digest)
+    await exchange.send_json(200, shape.whole(heading, choices, total_usage(choices, ask.n)))
+
+
+async def _stream(
+    exchange: Exchange,
+    ask: Ask,
+    shape: Shape,
+    replies: list[Reply],
+    pieces: AsyncIterator[Piece],
+) -> None:
+    heading: Heading | None = None
+    usage = None if ask.include_usage else UNSET
+    choices = [Choice() for _ in replies]
+    lengths: dict[int, int] = {}
+    async for index, delta in pieces:
+        if heading is None:
+            heading = Heading.new(shape.prefix, ask.model, replies[index].model_digest)
+            await exchange.open_events()
+        if index not in lengths:
+            lengths[index] = 0
+            for event in shape.opening(heading, index, usage):
+                await exchange.send_event(event)
+        for event in shape.chunks(heading, index, delta, lengths[index], usage):
+            await exchange.send_event(event)
+        lengths[index] += len(delta.text)
+        choices[index].usage = delta.usage or choices[index].usage
+    assert heading is not None, "a responder's stream ended without a delta"
+    if ask.include_usage:
+        await exchange.send_event(shape.usage_chunk(heading, total_usage(choices, ask.n)))
+    await exchange.send_event(b"[DONE]")
+    await exchange.end()

@@ -1,0 +1,143 @@
+"""The gateway as one ASGI application: routes, errors, and the request's id on every answer.
+
+Bare ASGI down to the last route, since there are few and the hot path wants nothing above it.
+Other paths go to another application (the console), if one is given.
+
+    app = build(PoolServing(platform, pool), KeyRing(platform), other=console)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from bessemer.app.chat import Serving
+from bessemer.core.errors import BessemerError
+from bessemer.gateway import catalog
+from bessemer.gateway.answering import answer
+from bessemer.gateway.authentication import KeyRing, principal_of
+from bessemer.gateway.chat_answer import ChatShape
+from bessemer.gateway.chat_request import parse_chat
+from bessemer.gateway.completion_answer import CompletionShape
+from bessemer.gateway.completion_request import parse_completion
+from bessemer.gateway.exchange import ASGIApp, ClientGone, Exchange, Receive, Scope, Send
+from bessemer.gateway.failures import (
+    MethodNotAllowed,
+    ServerStopping,
+    UnknownUrl,
+    internal_error,
+)
+from bessemer.gateway.parameters import Ask
+from bessemer.gateway.shapes import Shape
+
+API_PREFIX = "/v1/"
+HEALTH_PATH = "/healthz"
+MODELS_PATH = "/v1/models"
+# A client that does not even take an error is not waited for.
+LAST_WORDS_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+Parse = Callable[[bytes, str], Ask]
+_ANSWERS: dict[str, tuple[Parse, Shape]] = {
+    "/v1/chat/completions": (parse_chat, ChatShape()),
+    "/v1/completions": (parse_completion, CompletionShape()),
+}
+
+
+def build(serving: Serving, keyring: KeyRing, *, other: ASGIApp | None = None) -> ASGIApp:
+    """The application.
+
+    Args:
+        serving: what answers to which name.
+        keyring: who may ask; looked at on every request, so it must not wait for anything.
+        other: gets every path that is not `/healthz` or below `/v1/`, WebSockets and lifespan.
+    """
+    return Gateway(serving, keyring, other)
+
+
+class Gateway:
+    """See `build`."""
+
+    def __init__(self, serving: Serving, keyring: KeyRing, other: ASGIApp | None) -> None:
+        self._serving, self._keyring, self._other = serving, keyring, other
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (self._other is None or _is_ours(scope["path"])):
+            await self._answer(Exchange(scope, receive, send))
+        elif self._other is not None:
+            await self._other(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _idle_lifespan(receive, send)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._route(exchange)
+        except ClientGone:
+            _log.debug("%s: the client went away", exchange.request_id)
+        except BessemerError as fault:
+            await exchange.fail(fault)
+        except asyncio.CancelledError:
+            await _say_goodbye(exchange)
+        except Exception:
+            _log.exception("%s failed: %s %s", exchange.request_id, exchange.method, exchange.path)
+            await exchange.fail(internal_error(exchange.request_id))
+
+    async def _route(self, exchange: Exchange) -> None:
+        path = exchange.path
+        if path in _ANSWERS:
+            _allow(exchange, "POST")
+            await self._generate(exchange, *_ANSWERS[path])
+        elif path == HEALTH_PATH:
+            _allow(exchange, "GET", "HEAD")
+            await exchange.send_json(200, catalog.health(self._serving))
+        elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
+            _allow(exchange, "GET", "HEAD")
+            await self._models(exchange, path.removeprefix(MODELS_PATH)[1:])
+        else:
+            raise UnknownUrl(f"Unknown request URL: {exchange.method} {path[:200]}.")
+
+    async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
+        principal = principal_of(exchange, self._keyring)
+        ask = parse(await exchange.read_json(), exchange.request_id)
+        await exchange.while_connected(answer(exchange, self._serving, principal, ask, shape))
+
+    async def _models(self, exchange: Exchange, model: str) -> None:
+        principal = principal_of(exchange, self._keyring)
+        if model:
+            body = catalog.one_model(self._serving, principal, model)
+        else:
+            body = catalog.all_models(self._serving, principal)
+        await exchange.send_json(200, body)
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(API_PREFIX) or path in (HEALTH_PATH, API_PREFIX[:-1])
+
+
+def _allow(exchange: Exchange, *methods: str) -> None:
+    if exchange.method not in methods:
+        raise MethodNotAllowed(exchange.method, exchange.path, ", ".join(methods))
+
+
+async def _say_goodbye(exchange: Exchange) -> None:
+    """The server is stopping and this answer is not over: say so, in what time there is."""
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await exchange.fail(
+                ServerStopping(
+                    "the server is stopping; this answer is not whole",
+                    next_step="send the request again",
+                )
+            )
+    except TimeoutError:
+        _log.warning("%s: the client did not take the last words", exchange.request_id)
+
+
+async def _idle_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

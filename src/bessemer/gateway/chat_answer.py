@@ -1,0 +1,151 @@
+"""The shapes of a chat answer: `chat.completion` and `chat.completion.chunk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from bessemer.core.protocols import Delta, TextLogprob, Usage
+from bessemer.gateway.choices import Choice
+from bessemer.gateway.shapes import Heading, MaybeUsage, UsageShape
+
+
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: Sequence[int]
+
+
+class TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: Sequence[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AnswerMessage(msgspec.Struct):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+    annotations: tuple[()] = ()
+
+
+class AnswerChoice(msgspec.Struct):
+    index: int
+    message: AnswerMessage
+    logprobs: Logprobs | None
+    finish_reason: str | None
+
+
+class ChatCompletion(msgspec.Struct):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str | UnsetType
+    choices: list[AnswerChoice]
+    usage: UsageShape
+
+
+class DeltaShape(msgspec.Struct, omit_defaults=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    refusal: UnsetType | None = UNSET
+
+
+class ChunkChoice(msgspec.Struct):
+    index: int
+    delta: DeltaShape
+    logprobs: Logprobs | None
+    finish_reason: str | None
+
+
+class ChatCompletionChunk(msgspec.Struct):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str | UnsetType
+    choices: Sequence[ChunkChoice]
+    usage: MaybeUsage
+
+
+class ChatShape:
+    """Implements `shapes.Shape`."""
+
+    prefix = "chatcmpl"
+
+    def whole(self, heading: Heading, choices: Sequence[Choice], usage: Usage) -> bytes:
+        answer = ChatCompletion(
+            id=heading.id,
+            object="chat.completion",
+            created=heading.created,
+            model=heading.model,
+            system_fingerprint=heading.fingerprint,
+            choices=[
+                AnswerChoice(
+                    index=index,
+                    message=AnswerMessage(choice.text),
+                    logprobs=_logprobs(choice.logprobs),
+                    finish_reason=choice.finish_reason,
+                )
+                for index, choice in enumerate(choices)
+            ],
+            usage=UsageShape.of(usage),
+        )
+        return msgspec.json.encode(answer)
+
+    def opening(self, heading: Heading, index: int, usage: MaybeUsage) -> Iterator[bytes]:
+        first = DeltaShape(role="assistant", content="", refusal=None)
+        yield _chunk(heading, [ChunkChoice(index, first, None, None)], usage)
+
+    def chunks(
+        self, heading: Heading, index: int, delta: Delta, offset: int, usage: MaybeUsage
+    ) -> Iterator[bytes]:
+        if delta.text or delta.logprobs:
+            said = DeltaShape(content=delta.text)
+            logprobs = _logprobs(delta.logprobs)
+            yield _chunk(heading, [ChunkChoice(index, said, logprobs, None)], usage)
+        if delta.finish_reason:
+            over = ChunkChoice(index, DeltaShape(), None, delta.finish_reason)
+            yield _chunk(heading, [over], usage)
+
+    def usage_chunk(self, heading: Heading, usage: Usage) -> bytes:
+        return _chunk(heading, (), UsageShape.of(usage))
+
+
+def _chunk(heading: Heading, choices: Sequence[ChunkChoice], usage: MaybeUsage) -> bytes:
+    chunk = ChatCompletionChunk(
+        id=heading.id,
+        object="chat.completion.chunk",
+        created=heading.created,
+        model=heading.model,
+        system_fingerprint=heading.fingerprint,
+        choices=choices,
+        usage=usage,
+    )
+    return msgspec.json.encode(chunk)
+
+
+def _logprobs(found: Sequence[TextLogprob] | None) -> Logprobs | None:
+    if not found:
+        return None
+    return Logprobs(
+        [
+            TokenLogprob(
+                token=entry.token,
+                logprob=entry.logprob,
+                bytes=entry.bytes,
+                top_logprobs=[TopLogprob(*top) for top in entry.top],
+            )
+            for entry in found
+        ]
+    )

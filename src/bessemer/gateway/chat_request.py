@@ -1,0 +1,182 @@
+"""The body of `POST /v1/chat/completions`, and the `Ask` it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from bessemer.core.errors import InvalidInput
+from bessemer.core.protocols import ChatRequest, Message
+from bessemer.gateway.decoding import decode
+from bessemer.gateway.failures import UnsupportedParameter
+from bessemer.gateway.parameters import (
+    COMMON_NEUTRAL,
+    NOTHING,
+    Ask,
+    Count,
+    Parameters,
+    refuse_unless_neutral,
+)
+
+# As in OpenAI's API.
+MAX_MESSAGES = 2_048
+
+
+class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
+    """One part of a message; only `text` is understood."""
+
+    type: str
+    text: str | None = None
+    image_url: Raw = NOTHING
+    input_audio: Raw = NOTHING
+    file: Raw = NOTHING
+    refusal: Raw = NOTHING
+
+
+class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
+    """A message as clients send it, and as they send our own answers back."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: Raw = NOTHING
+    refusal: Raw = NOTHING
+    audio: Raw = NOTHING
+    annotations: Raw = NOTHING
+    tool_calls: Raw = NOTHING
+    tool_call_id: Raw = NOTHING
+    function_call: Raw = NOTHING
+
+
+class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    # They say who asks, and how to file it; they do not change an answer.
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Raw = NOTHING
+    # They would change it.
+    store: bool | None = None
+    service_tier: str | None = None
+    response_format: Raw = NOTHING
+    tools: Raw = NOTHING
+    tool_choice: Raw = NOTHING
+    parallel_tool_calls: bool | None = None
+    functions: Raw = NOTHING
+    function_call: Raw = NOTHING
+    modalities: Raw = NOTHING
+    audio: Raw = NOTHING
+    prediction: Raw = NOTHING
+    web_search_options: Raw = NOTHING
+    moderation: Raw = NOTHING
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+_NEUTRAL: Mapping[str, Sequence[Any]] = {
+    **COMMON_NEUTRAL,
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "functions": ([],),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "moderation": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+}
+_NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
+    "name": (),
+    "refusal": (),
+    "audio": (),
+    "annotations": ([],),
+    "tool_calls": ([],),
+    "tool_call_id": (),
+    "function_call": (),
+}
+
+_decoder = msgspec.json.Decoder(ChatBody)
+
+
+def parse_chat(raw: bytes, request_id: str) -> Ask:
+    """Raises InvalidInput (and its kinds): what is wrong, and in which field."""
+    body = decode(_decoder, raw)
+    refuse_unless_neutral(body, _NEUTRAL)
+    include_usage = body.include_usage()
+    n = body.n or 1
+    messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
+    requests = [
+        ChatRequest(
+            request_id=f"{request_id}-{choice}",
+            messages=messages,
+            max_tokens=_max_tokens(body),
+            sampling=body.sampling(choice),
+            stop=body.stops(),
+            top_logprobs=_top_logprobs(body),
+        )
+        for choice in range(n)
+    ]
+    return Ask(body.model, requests, n, bool(body.stream), include_usage)
+
+
+def _message(message: ChatMessage, place: str) -> Message:
+    if message.role in ("tool", "function"):
+        raise UnsupportedParameter(f"{place}.role", f"as {message.role!r} is not supported yet")
+    try:
+        refuse_unless_neutral(message, _NEUTRAL_MESSAGE)
+    except UnsupportedParameter as fault:
+        raise UnsupportedParameter(f"{place}.{fault.param}") from None
+    # Models that are not OpenAI's know the developer's voice by its older name.
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": _content(message, f"{place}.content")}
+
+
+def _content(message: ChatMessage, place: str) -> str:
+    if message.content is None:
+        raise InvalidInput(f"Missing required parameter: '{place}'.", param=place)
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(_text(part, f"{place}[{i}]") for i, part in enumerate(message.content))
+
+
+def _text(part: ContentPart, place: str) -> str:
+    if part.type != "text":
+        why = f"as {part.type[:50]!r} is not supported: these models read text"
+        raise UnsupportedParameter(f"{place}.type", why)
+    for field in ("image_url", "input_audio", "file", "refusal"):
+        if getattr(part, field):
+            raise UnsupportedParameter(f"{place}.{field}")
+    if part.text is None:
+        raise InvalidInput(f"Missing required parameter: '{place}.text'.", param=f"{place}.text")
+    return part.text
+
+
+def _max_tokens(body: ChatBody) -> int | None:
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise InvalidInput(
+            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
+            param="max_tokens",
+        )
+    return body.max_tokens or body.max_completion_tokens
+
+
+def _top_logprobs(body: ChatBody) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs is not None:
+        raise InvalidInput(
+            "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.",
+            param="top_logprobs",
+        )
+    return None

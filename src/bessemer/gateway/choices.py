@@ -1,0 +1,96 @@
+"""Many answers to one request, side by side: their deltas as they come, and their sum.
+
+`n` choices are `n` requests to the responder; an engine that batches works on all of them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from bessemer.app.chat import Reply
+from bessemer.core.protocols import Delta, TextLogprob, Usage
+
+
+class Piece(NamedTuple):
+    """News of choice number `choice`."""
+
+    choice: int
+    delta: Delta
+
+
+@dataclass
+class Choice:
+    """All that one choice has said."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TextLogprob] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def take(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs.extend(delta.logprobs or ())
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.usage = delta.usage or self.usage
+
+
+def total_usage(choices: Sequence[Choice], n: int) -> Usage:
+    """The usage of the whole request: a prompt that `n` choices share counts once."""
+    found = [choice.usage or Usage(prompt_tokens=0, completion_tokens=0) for choice in choices]
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in found[::n]),
+        completion_tokens=sum(usage.completion_tokens for usage in found),
+        cached_tokens=sum(usage.cached_tokens for usage in found[::n]),
+    )
+
+
+async def interleave(replies: Sequence[Reply]) -> AsyncGenerator[Piece, None]:
+    """The deltas of all replies, each as it comes; the first error ends them all.
+
+    At most one delta of each waits here: who reads slowly slows all of them down. Closing the
+    iterator closes every reply before it returns.
+    """
+    if len(replies) == 1:
+        async with aclosing(replies[0]) as reply:
+            async for delta in reply:
+                yield Piece(0, delta)
+        return
+    news: asyncio.Queue[Piece | _Ended] = asyncio.Queue(maxsize=len(replies))
+    pumps = [asyncio.create_task(_pump(i, reply, news)) for i, reply in enumerate(replies)]
+    try:
+        running = len(pumps)
+        while running:
+            item = await news.get()
+            if isinstance(item, Piece):
+                yield item
+                continue
+            if item.error is not None:
+                raise item.error
+            running -= 1
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.wait(pumps)
+
+
+class _Ended(NamedTuple):
+    error: Exception | None
+
+
+async def _pump(index: int, reply: Reply, news: asyncio.Queue[Piece | _Ended]) -> None:
+    error: Exception | None = None
+    try:
+        async with aclosing(reply):
+            async for delta in reply:
+                await news.put(Piece(index, delta))
+    except Exception as fault:  # handed to the reader, who raises it
+        error = fault
+    await news.put(_Ended(error))

@@ -1,0 +1,101 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+What a `BessemerError` says may be read by anyone who asks; of any other exception the caller
+learns only the request's id, and the log the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from bessemer.core.errors import BessemerError, Busy, EngineUnavailable, InvalidInput, NotFound
+
+Header = tuple[bytes, bytes]
+
+# A worker is restarted, or a model loaded, within seconds.
+RETRY_ENGINE_S = 5
+
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+
+
+class UnsupportedParameter(InvalidInput):
+    """It would change the answer, and this version does not know how."""
+
+    code = "unsupported_parameter"
+
+    def __init__(self, param: str, why: str = "is not supported yet") -> None:
+        super().__init__(
+            f"Unsupported parameter: '{param}' {why}. Nothing is ignored here: "
+            "leave it out to get an answer without it.",
+            param=param,
+        )
+
+
+class UnknownParameter(InvalidInput):
+    """A field that no version of this API has."""
+
+    code = "unknown_parameter"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"Unrecognized request argument supplied: {param}", param=param)
+
+
+class UnknownUrl(NotFound):
+    code = "unknown_url"
+
+
+class MethodNotAllowed(BessemerError):
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{path} takes {allowed}, not {method}")
+        self.allowed = allowed
+
+
+class ServerStopping(EngineUnavailable):
+    code = "server_stopping"
+
+
+class _Error(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def error_body(error: BessemerError) -> bytes:
+    """The JSON of an error; its next step becomes a part of the message."""
+    message = error.message
+    if error.next_step:
+        message = f"{message} (next: {error.next_step})"
+    kind = _TYPES.get(
+        error.status, "invalid_request_error" if error.status < 500 else "server_error"
+    )
+    return msgspec.json.encode(_ErrorBody(_Error(message, kind, error.param, error.code)))
+
+
+def error_headers(error: BessemerError) -> list[Header]:
+    """`Retry-After` where trying again makes sense, and what else the status asks for."""
+    if isinstance(error, Busy):
+        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
+    if isinstance(error, EngineUnavailable):
+        return [(b"retry-after", b"%d" % RETRY_ENGINE_S)]
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", error.allowed.encode())]
+    if error.status == 401:
+        return [(b"www-authenticate", b"Bearer")]
+    return []
+
+
+def internal_error(request_id: str) -> BessemerError:
+    """What a caller may know of an exception that nobody expected."""
+    return BessemerError(
+        "The server had an error while it worked on this request; it is in the server's log "
+        f"as {request_id}."
+    )

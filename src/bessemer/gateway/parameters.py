@@ -1,0 +1,127 @@
+"""What chat and text completion have in common: sampling, stopping, streaming, many choices.
+
+Nothing is silently ignored: a field that would change the answer and is not implemented is
+refused unless it has its neutral value; a field that cannot change it is taken and left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta, Raw
+
+from bessemer.core.errors import InvalidInput
+from bessemer.core.protocols import ChatRequest, Sampling
+from bessemer.gateway.failures import UnsupportedParameter
+
+# As in OpenAI's API.
+MAX_CHOICES = 128
+MAX_STOPS = 4
+# Ours: text is searched for stop strings at every token.
+MAX_STOP_CHARS = 1_000
+
+NOTHING = Raw(b"")
+
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields both requests have. `top_k` is an extension; null is the same as absent."""
+
+    model: str
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    max_tokens: Count | None = None
+    n: Choices | None = None
+    seed: Seed | None = None
+    stop: Stop | Stops | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Raw = NOTHING
+    user: str | None = None
+
+    def sampling(self, choice: int) -> Sampling:
+        """Of choice number `choice`: with a seed, each choice of `n` has one of its own."""
+        seed = self.seed
+        if seed is not None:
+            seed = (seed + choice + 2**63) % 2**64 - 2**63
+        return Sampling(
+            temperature=_or(self.temperature, 1.0),
+            top_p=_or(self.top_p, 1.0),
+            top_k=self.top_k or 0,
+            seed=seed,
+        )
+
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def include_usage(self) -> bool:
+        """Raises InvalidInput for stream options without a stream, as OpenAI does."""
+        if self.stream_options is None:
+            return False
+        if not self.stream:
+            raise InvalidInput(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+                param="stream_options",
+            )
+        if self.stream_options.include_obfuscation:
+            raise UnsupportedParameter("stream_options.include_obfuscation")
+        return bool(self.stream_options.include_usage)
+
+
+class Ask(NamedTuple):
+    """A parsed request: one `ChatRequest` for each choice of the answer, in order of index.
+
+    The first `n` choices share the first prompt, the next `n` the second, and so on.
+    """
+
+    model: str
+    requests: Sequence[ChatRequest]
+    n: int
+    stream: bool
+    include_usage: bool
+
+
+COMMON_NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+}
+
+
+def refuse_unless_neutral(body: msgspec.Struct, neutral: Mapping[str, Sequence[Any]]) -> None:
+    """Raise UnsupportedParameter for the first field that is neither absent, null nor neutral."""
+    for field, allowed in neutral.items():
+        value = getattr(body, field)
+        if isinstance(value, Raw):
+            value = _small(value)
+        if value is not None and value not in allowed:
+            raise UnsupportedParameter(field)
+
+
+def _small(raw: Raw) -> Any:
+    """The value, if it may be neutral at all: what is long is never built."""
+    if not raw:
+        return None
+    return msgspec.json.decode(raw) if len(raw) < 100 else raw
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

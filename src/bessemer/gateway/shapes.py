@@ -1,0 +1,81 @@
+"""What answers have in common in OpenAI's API: usage, and how an answer is written.
+
+Fields are always there, null where there is nothing, except those that OpenAI leaves out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from bessemer.core.ids import new_id
+from bessemer.core.protocols import Delta, Usage
+from bessemer.gateway.choices import Choice
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int
+
+
+class UsageShape(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+    @classmethod
+    def of(cls, usage: Usage) -> UsageShape:
+        total = usage.prompt_tokens + usage.completion_tokens
+        details = PromptDetails(usage.cached_tokens)
+        return cls(usage.prompt_tokens, usage.completion_tokens, total, details)
+
+
+MaybeUsage = UsageShape | None | msgspec.UnsetType
+
+
+class Heading(msgspec.Struct, frozen=True):
+    """What every piece of one answer says again.
+
+    `fingerprint` names the exact bytes that answered.
+    """
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str | msgspec.UnsetType
+
+    @classmethod
+    def new(cls, prefix: str, model: str, digest: str | None) -> Heading:
+        name = new_id(prefix).replace("_", "-")
+        return cls(name, int(time.time()), model, fingerprint_of(digest))
+
+
+class Shape(Protocol):
+    """How one kind of answer is written: whole, or in chunks."""
+
+    prefix: str
+
+    def whole(self, heading: Heading, choices: Sequence[Choice], usage: Usage) -> bytes:
+        """The JSON of a whole answer."""
+        ...
+
+    def opening(self, heading: Heading, index: int, usage: MaybeUsage) -> Iterator[bytes]:
+        """What a choice's stream says before its first delta."""
+        ...
+
+    def chunks(
+        self, heading: Heading, index: int, delta: Delta, offset: int, usage: MaybeUsage
+    ) -> Iterator[bytes]:
+        """A delta; `offset` is the length of the choice's text before it."""
+        ...
+
+    def usage_chunk(self, heading: Heading, usage: Usage) -> bytes:
+        """The last chunk, without choices, for who asked for it."""
+        ...
+
+
+def fingerprint_of(digest: str | None) -> str | msgspec.UnsetType:
+    return msgspec.UNSET if digest is None else "fp_" + digest.rpartition(":")[2][:12]

@@ -1,0 +1,13 @@
+"""Text to token ids and back: tokenizers, chat templates, incremental detokenizing.
+
+Nothing here knows of tensors, and nothing is imported here: rooms take the module they need.
+"""
+
+__all__ = [
+    "bpe",
+    "chat_encoding",
+    "chat_template",
+    "detokenizer",
+    "stop_strings",
+    "tokenizer",
+]

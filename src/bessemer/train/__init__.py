@@ -1,0 +1,6 @@
+"""Moves weights: one loop that can be read top to bottom, and the parts it is made of.
+
+Start at `loop.train`. The recipe (`recipe`) needs no torch; everything else does.
+"""
+
+__all__ = ["flops", "loop", "lora", "loss", "packing", "precision", "recipe"]

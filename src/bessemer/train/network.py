@@ -1,0 +1,84 @@
+"""The network of a run: how it starts, and what is saved of it in the end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from bessemer.models.config import ModelConfig
+from bessemer.models.decoder import Decoder
+from bessemer.models.folder import load_decoder
+from bessemer.text.tokenizer import Tokenizer
+from bessemer.train.lora import add_lora, lora_layers, merge_into
+from bessemer.train.recipe import TrainRecipe
+from bessemer.train.weights import TrainedWeights
+
+HEAD_SIZE = 64
+
+
+def start(
+    recipe: TrainRecipe, base: Path | None, tokenizer: Tokenizer, dtype: torch.dtype
+) -> Decoder:
+    """The decoder before its first step, computing in `dtype`, with what is frozen frozen.
+
+    Args:
+        base: folder of the model to start from; None starts from random weights.
+    """
+    if base is None:
+        assert recipe.model.depth is not None
+        config = new_config(recipe.model.depth, recipe.batch.sequence_length, tokenizer)
+        return Decoder(config).init_weights(recipe.seed).to(dtype)
+    decoder = load_decoder(base, dtype)
+    if recipe.lora is not None:
+        add_lora(decoder, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
+    return decoder
+
+
+def new_config(depth: int, context_length: int, tokenizer: Tokenizer) -> ModelConfig:
+    """A Llama of `depth` layers: width 64 a layer, heads of 64, two query heads a key head."""
+    hidden = HEAD_SIZE * depth
+    return ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3 // HEAD_SIZE * HEAD_SIZE,
+        layers=depth,
+        heads=depth,
+        kv_heads=depth // 2 if depth % 2 == 0 else depth,
+        head_dim=HEAD_SIZE,
+        context_length=context_length,
+        tied=True,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=sorted(tokenizer.eos_ids),
+    )
+
+
+@torch.no_grad()
+def finished(decoder: Decoder, weights: TrainedWeights, base: Path | None) -> Decoder:
+    """The trained decoder in float32, an ordinary one: LoRA merged, masters instead of copies."""
+    if layers := lora_layers(decoder):
+        assert base is not None
+        plain = load_decoder(base, torch.float32)
+        merge_into(plain, layers)
+        return plain
+    plain = Decoder(decoder.config)
+    plain.load_state_dict({**decoder.state_dict(), **weights.masters})
+    return plain
+
+
+def generation_defaults(tokenizer: Tokenizer) -> dict[str, object]:
+    """`generation_config.json` of a new model."""
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids)}
+
+
+def size_bytes(decoder: Decoder) -> int:
+    """Bytes of the weights on disk in float32."""
+    return 4 * sum(p.numel() for p in decoder.parameters())
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Give `new` the name `final`, whatever was there before."""
+    if final.exists():
+        shutil.rmtree(final)
+    new.rename(final)

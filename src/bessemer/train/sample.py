@@ -1,0 +1,27 @@
+"""One greedy answer of the network being trained, to show it. Serving is `inference`'s work."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import torch
+
+from bessemer.models.decoder import Decoder
+from bessemer.train.attention import BlockAttention
+
+
+@torch.no_grad()
+def greedy(decoder: Decoder, prompt: Sequence[int], count: int, stop: Container[int]) -> list[int]:
+    """At most `count` ids after `prompt`, the likeliest each time, up to one of `stop`.
+
+    Each token costs a whole forward pass: there is no cache here.
+    """
+    ids = list(prompt)
+    while len(ids) < len(prompt) + count:
+        attend = BlockAttention([len(ids)], decoder.head_weight.dtype)
+        hidden_TD = decoder(torch.tensor(ids), torch.arange(len(ids)), attend)
+        next_id = int(decoder.logits(hidden_TD[-1:])[0].argmax())
+        if next_id in stop:
+            break
+        ids.append(next_id)
+    return ids[len(prompt) :]

@@ -1,0 +1,26 @@
+"""Is there room on the disk? Asked before writing, so that nothing whole is lost by trying."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bessemer.core.errors import OutOfSpace
+
+
+def refuse_if_full(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise OutOfSpace when the file system of `folder` has fewer than `needed_bytes` free."""
+    if shutil.disk_usage(folder).free < needed_bytes:
+        raise out_of_space(folder, needed_bytes, what)
+
+
+def out_of_space(folder: Path, needed_bytes: int, what: str) -> OutOfSpace:
+    """The error, with both numbers."""
+    free_bytes = shutil.disk_usage(folder).free
+    return OutOfSpace(
+        f"{what} needs {needed_bytes:,} bytes; {folder} has {free_bytes:,} free"
+        " (or a quota allows no more)",
+        next_step="free some space, then resume: bessemer train --resume RUN",
+        needed_bytes=needed_bytes,
+        free_bytes=free_bytes,
+    )

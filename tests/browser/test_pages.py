@@ -1,0 +1,171 @@
+"""What holds for every page: the login, both widths, both schemes, keyboard and names."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from bessemer.console.sessions import Sessions, token_folder
+from tests.browser.chromium import NARROW, WIDE, Watch
+from tests.browser.site import Site
+from tests.console.told_runs import ToldRun, eval_run, found, train_run
+
+pytestmark = pytest.mark.browser
+
+LONG = "a-name-that-is-much-longer-than-any-telephone-is-wide-and-has-no-space-in-it"
+
+
+def addresses(site: Site) -> list[str]:
+    """Every kind of page, with content that is hard to fit."""
+    train = train_run(site.platform, LONG)
+    train.teach(range(1, 30), 49)
+    train.tell("sample", step=29, text="x" * 400)
+    train.tell("result", digest="sha256:" + "f" * 64)
+    failed = ToldRun(site.platform, "train", "failed", {})
+    failed.start()
+    failed.finish("failed", error={"message": "/a/path/" * 30, "next_step": "do " + "this" * 60})
+    measured = eval_run(site.platform)
+    measured.report(found(["A sentence with a " + "long" * 60 + " word."]))
+    measured.finish()
+    return ["/chat", "/runs", train.path, failed.path, measured.path, "/nowhere"]
+
+
+def overflow(page: Page) -> int:
+    """Pixels by which the page is wider than its window."""
+    width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert isinstance(width, int)
+    return width
+
+
+def test_a_login_link_works_once_even_from_another_site(
+    context: BrowserContext, watch: Watch, site: Site
+) -> None:
+    watch.allow("status of 401")
+    page = context.new_page()
+    url = site.login_url()
+    # A link on a page of nobody's: to the browser that is another site.
+    page.set_content(f'<a href="{url}">log in</a>')
+    page.get_by_role("link").click()
+    page.wait_for_url("**/chat")
+    (cookie,) = context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+    context.clear_cookies()
+    page.goto(url)
+    expect(page.locator("main")).to_contain_text("used already")
+
+
+def test_after_a_restart_the_page_says_where_the_new_address_is(
+    page: Page, site: Site, watch: Watch
+) -> None:
+    watch.allow("status of 401")
+    page.context.clear_cookies()
+    page.reload()
+    expect(page.get_by_role("heading")).to_have_text("Log in from the terminal")
+    assert not Sessions(token_folder(site.platform.home)).is_open("anything")
+
+
+def test_logging_out_is_a_button(page: Page, watch: Watch) -> None:
+    watch.allow("status of 401")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading")).to_have_text("Log in from the terminal")
+    page.goto(page.url.replace("/logout", "/chat"))
+    expect(page.get_by_role("heading")).to_have_text("Log in from the terminal")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_scrolls_sideways(
+    page: Page, site: Site, watch: Watch, scheme: Literal["light", "dark"]
+) -> None:
+    watch.allow("status of 404")
+    page.emulate_media(color_scheme=scheme)
+    for address in addresses(site):
+        for size in (NARROW, WIDE):
+            page.set_viewport_size(size)
+            page.goto(site.url + address)
+            assert overflow(page) <= 0, f"{address} at {size['width']} px"
+
+
+def test_a_long_answer_fits_a_telephone(page: Page, site: Site) -> None:
+    base = site.serving.responders["base"]
+    base.always("word " * 50, "w" * 300, "\n```\n" + "code " * 60 + "\n```\n")
+    page.set_viewport_size(NARROW)
+    page.get_by_label("Message", exact=True).fill("q" * 300)
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn pre")).to_be_visible()
+    assert overflow(page) <= 0
+    expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
+
+
+def test_conversations_are_reachable_on_a_telephone(page: Page, site: Site) -> None:
+    site.serving.responders["base"].always("ok")
+    page.set_viewport_size(NARROW)
+    page.get_by_label("Message", exact=True).fill("An earlier one")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn")).to_have_count(2)
+    button = page.get_by_role("button", name="Conversations")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    expect(page.get_by_role("link", name="An earlier one")).to_be_visible()
+
+
+def test_every_control_has_a_name(page: Page, site: Site, watch: Watch) -> None:
+    watch.allow("status of 404")
+    for address in addresses(site):
+        page.goto(site.url + address)
+        nameless = page.evaluate(
+            """() => [...document.querySelectorAll("a, button, input, select, textarea")]
+              .filter((one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length))
+              .map((one) => one.outerHTML)"""
+        )
+        assert nameless == [], address
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+
+
+def test_the_keyboard_can_skip_to_the_page(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/runs")
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the page")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(
+    page: Page, site: Site, watch: Watch, scheme: Literal["light", "dark"]
+) -> None:
+    """WCAG 2.2 AA (success criterion 1.4.3): at least 4.5 to 1."""
+    watch.allow("status of 404")
+    page.emulate_media(color_scheme=scheme)
+    for address in addresses(site):
+        page.goto(site.url + address)
+        faint = page.evaluate(CONTRAST)
+        assert faint == [], f"{address}: {faint}"
+
+
+CONTRAST = """() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const color = parse(getComputedStyle(one).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const said = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!said || !element.checkVisibility()) continue;
+    const pair = [parse(getComputedStyle(element).color), ground(element)].map(luminance);
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) faint.push(`${element.className || element.tagName} ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(faint)];
+}"""

@@ -1,0 +1,72 @@
+"""Block attention against the library's fused kernel, document by document."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bessemer.models.attention import PackedAttention
+from bessemer.train.attention import BLOCK, LONGEST_KEPT, BlockAttention
+
+
+def inputs(tokens: int, heads: int, kv_heads: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(tokens, n, 4, generator=generator, dtype=torch.float64).requires_grad_()
+        for n in (heads, kv_heads, kv_heads)
+    ]
+
+
+def check_equal(lengths: list[int], heads: int, kv_heads: int, seed: int = 0) -> None:
+    qkv = inputs(sum(lengths), heads, kv_heads, seed)
+    ours = BlockAttention(lengths, torch.float64)(0, *qkv)
+    theirs = PackedAttention(lengths)(0, *qkv)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(9)).double()
+    for mine, other in zip(
+        torch.autograd.grad((ours * weights).sum(), qkv),
+        torch.autograd.grad((theirs * weights).sum(), qkv),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 2 * BLOCK + 3), min_size=1, max_size=5),
+    groups=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
+    seed=st.integers(0, 1000),
+)
+def test_output_and_gradients_equal_the_fused_kernels(
+    lengths: list[int], groups: tuple[int, int], seed: int
+) -> None:
+    check_equal(lengths, *groups, seed)
+
+
+def test_a_long_document_computes_its_probabilities_twice_and_agrees() -> None:
+    check_equal([5, LONGEST_KEPT + 1, 7], 2, 1)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_documents_cannot_see_each_other(changed: int) -> None:
+    lengths = [100, 90, 150]
+    bounds = [slice(0, 100), slice(100, 190), slice(190, 340)]
+    qkv = [x.detach() for x in inputs(340, 2, 1)]
+    attend = BlockAttention(lengths, torch.float64)
+    before = attend(0, *qkv)
+    for x in qkv:
+        x[bounds[changed]] += 1.0
+    after = attend(0, *qkv)
+    for index, bound in enumerate(bounds):
+        assert torch.equal(before[bound], after[bound]) == (index != changed)
+
+
+def test_no_token_sees_a_later_one() -> None:
+    qkv = [x.detach() for x in inputs(200, 2, 2)]
+    attend = BlockAttention([200], torch.float64)
+    before = attend(0, *qkv)
+    for x in qkv:
+        x[150] += 1.0
+    assert torch.equal(before[:150], attend(0, *qkv)[:150])

@@ -1,0 +1,128 @@
+"""Rows: whole chats once an epoch, documents cut without loss, order from (seed, position)."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bessemer.train.batch import micro_batch, micro_batches
+from bessemer.train.packing import ChatRows, DocumentRows, Piece, first_fit, shuffled
+
+
+def piece(number: int, length: int) -> Piece:
+    """A chat whose every token is its number, taught from the third token on."""
+    return Piece(np.full(length, number), np.arange(length) >= 2)
+
+
+lengths_of_chats = st.lists(st.integers(1, 20), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), max_size=50))
+def test_first_fit_loses_nothing_and_overfills_nothing(lengths: list[int]) -> None:
+    bins = first_fit(lengths, 30)
+    assert sorted(item for chosen in bins for item in chosen) == list(range(len(lengths)))
+    loads = [sum(lengths[item] for item in chosen) for chosen in bins]
+    assert all(load <= 30 for load in loads)
+    assert sum(load <= 15 for load in loads) <= 1  # two half-empty bins would have been one
+
+
+@settings(deadline=None)
+@given(lengths=lengths_of_chats, seed=st.integers(0, 99), epoch=st.integers(0, 2))
+def test_every_epoch_has_every_chat_whole_and_once(
+    lengths: list[int], seed: int, epoch: int
+) -> None:
+    rows = ChatRows([piece(i, n) for i, n in enumerate(lengths)], 20, seed)
+    first = sum(len(rows.epoch(e)) for e in range(epoch))
+    seen: dict[int, int] = {}
+    for position in range(first, first + len(rows.epoch(epoch))):
+        row = rows.row(position)
+        assert len(row.ids) <= 20
+        start = 0
+        for length in row.lengths:
+            chat = row.ids[start : start + length]
+            assert set(chat) == {chat[0]}
+            seen[int(chat[0])] = length
+            start += length
+    assert seen == dict(enumerate(lengths))
+
+
+def test_epochs_differ_in_order() -> None:
+    rows = ChatRows([piece(i, 10) for i in range(30)], 20, seed=0)
+    assert rows.epoch(0) != rows.epoch(1)
+    assert ChatRows([piece(i, 10) for i in range(30)], 20, seed=1).epoch(0) != rows.epoch(0)
+
+
+@settings(deadline=None)
+@given(position=st.integers(0, 30))
+def test_a_row_depends_on_seed_and_position_alone(position: int) -> None:
+    def fresh() -> ChatRows:
+        return ChatRows([piece(i, 3 + i % 7) for i in range(20)], 16, seed=5)
+
+    visited = fresh()
+    for earlier in range(position):
+        visited.row(earlier)
+    ours, theirs = visited.row(position), fresh().row(position)
+    assert ours.lengths == theirs.lengths
+    assert np.array_equal(ours.ids, theirs.ids)
+
+
+def test_targets_are_predicted_from_the_token_before_them() -> None:
+    chats = [Piece(np.array([7, 8, 9]), np.array([True, False, True])),
+             Piece(np.array([4, 5]), np.array([True, True]))]  # fmt: skip
+    row = ChatRows(chats, 5, seed=0, shuffle=False).row(0)
+    assert row.ids.tolist() == [7, 8, 9, 4, 5]
+    # A piece's first token is never a target: nothing of its own chat comes before it.
+    assert row.sources.tolist() == [1, 3]
+    assert row.targets.tolist() == [9, 5]
+
+
+def test_an_order_is_the_same_on_every_machine() -> None:
+    assert shuffled(8, seed=0, epoch=0) == [2, 7, 4, 0, 3, 5, 6, 1]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=10),
+    row_length=st.integers(8, 16),
+    seed=st.integers(0, 9),
+)
+def test_document_rows_cover_the_stream_and_predict_each_next_token(
+    lengths: list[int], row_length: int, seed: int
+) -> None:
+    start_id = 0
+    documents = [np.arange(n) + 100 * (i + 1) for i, n in enumerate(lengths)]
+    if sum(lengths) + len(lengths) <= row_length:
+        return
+    rows = DocumentRows(documents, row_length, seed, start_id, shuffle=False)
+    stream = np.concatenate([part for d in documents for part in ([start_id], d)])
+    for position in range(rows.rows_per_epoch):
+        row = rows.row(position)
+        begin = position * row_length
+        assert np.array_equal(row.ids, stream[begin : begin + row_length])
+        assert np.array_equal(row.targets, stream[begin + 1 : begin + row_length + 1])
+        assert sum(row.lengths) == row_length
+        # A new piece begins exactly where a document does.
+        begins = np.cumsum((0, *row.lengths[:-1]))[1:]
+        assert begins.tolist() == [i for i in range(1, row_length) if row.ids[i] == start_id]
+
+
+def test_shuffled_document_rows_visit_each_row_once_an_epoch() -> None:
+    documents = [np.arange(50) + 1000 * (i + 1) for i in range(10)]
+    rows = DocumentRows(documents, 16, seed=3, start_id=0)
+    seen = [rows.row(p).ids.tobytes() for p in range(2 * rows.rows_per_epoch)]
+    assert len(set(seen[: rows.rows_per_epoch])) == rows.rows_per_epoch
+    assert seen[: rows.rows_per_epoch] != seen[rows.rows_per_epoch :]
+    assert rows.row(0).ids.tobytes() == seen[0]
+
+
+def test_a_micro_batch_shifts_each_row_by_the_rows_before_it() -> None:
+    rows = ChatRows([piece(i, 5) for i in range(4)], 10, seed=0, shuffle=False)
+    batch = micro_batch([rows.row(0), rows.row(1)])
+    assert batch.lengths == (5, 5, 5, 5)
+    assert batch.positions_T.tolist() == [0, 1, 2, 3, 4] * 4
+    assert batch.sources_N.tolist() == [1, 2, 3, 6, 7, 8, 11, 12, 13, 16, 17, 18]
+    assert batch.targets_N.tolist() == batch.ids_T[batch.sources_N + 1].tolist()
+    sizes = [len(b.ids_T) for b in micro_batches([rows.row(p) for p in range(2)] * 2, 3)]
+    assert sizes == [30, 10]
