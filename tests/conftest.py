@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def default_model_folder(request: pytest.FixtureRequest) -> Path:
+    """The default model's Hugging Face folder, for reading only.
+
+    `BESSEMER_TEST_MODEL` names a folder; without it the product's own pull brings the pinned
+    model into pytest's cache, once. Wrong bytes fail the tests; no network skips them.
+    """
+    if chosen := os.environ.get("BESSEMER_TEST_MODEL"):
+        return Path(chosen)
+    from bessemer.app.catalog import DEFAULT_MODEL
+    from bessemer.app.platform import Platform
+    from bessemer.app.pull import pull
+    from bessemer.core.errors import Missing, NotFound
+    from bessemer.core.home import Home
+
+    home = Home(request.config.cache.mkdir("default-model"))
+    with Platform.open(home) as platform:
+        try:
+            return pull(platform, platform.local_principal(), DEFAULT_MODEL).path
+        except (Missing, NotFound) as fault:
+            pytest.skip(f"the default model cannot be had: {fault}")

@@ -158,3 +158,9 @@ def test_a_folder_without_template_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no chat template") as caught:
         ChatTemplate.load(tmp_path)
     assert "completion" in str(caught.value.next_step)
+
+
+def test_a_template_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(InvalidInput, match=r"not UTF-8 \(byte 4\)"):
+        ChatTemplate.load(tmp_path)

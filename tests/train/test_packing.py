@@ -79,7 +79,7 @@ def test_targets_are_predicted_from_the_token_before_them() -> None:
 
 
 def test_an_order_is_the_same_on_every_machine() -> None:
-    assert shuffled(8, seed=0, epoch=0) == [2, 7, 4, 0, 3, 5, 6, 1]
+    assert shuffled(8, seed=0, epoch=0) == [4, 2, 6, 0, 7, 5, 1, 3]
 
 
 @settings(deadline=None)

@@ -82,6 +82,12 @@ class EngineProcess:
                 next_step="send the request again in a moment",
             ) from None
 
+    def set_threads(self, threads: int) -> None:
+        """Share the cores anew; a worker that runs keeps what it is doing."""
+        self._threads = threads
+        if self._client is not None:
+            self._client.set_threads(threads)
+
     async def close(self) -> None:
         """End the worker and wait until it is gone."""
         if self._keeper is not None:
@@ -94,6 +100,7 @@ class EngineProcess:
         while True:
             try:
                 async with self._serving() as client:
+                    client.set_threads(self._threads)  # it may have changed during the load
                     self._tell("ready", client=client)
                     deaths, since_s = 0, time.monotonic()
                     await client.gone()

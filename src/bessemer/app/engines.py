@@ -71,6 +71,13 @@ class EnginePool:
             process.start()
         return process
 
+    def set_threads(self, threads: int) -> None:
+        """How many cores each engine may use from now on."""
+        if threads != self._threads:
+            self._threads = threads
+            for process in self._processes.values():
+                process.set_threads(threads)
+
     def status(self) -> list[dict[str, Any]]:
         """For each model that was asked for: name, digest, state, error."""
         return [

@@ -34,9 +34,11 @@ def follow(run: RunFolder, *, quiet: bool = False) -> Event:
     Raises:
         RunFailed: it failed or died; the message is the run's own.
     """
+    steps = 0
     with _bar(quiet) as bar:
         for event in _events(run):
-            _show(event, bar)
+            steps = event.get("steps", steps) if event["kind"] == "plan" else steps
+            _show(event, bar, steps)
             if event["kind"] == "state" and event["state"] in FINAL:
                 return _judge(run, event)
     raise RunFailed(
@@ -75,12 +77,12 @@ def _judge(run: RunFolder, event: Event) -> Event:
     )
 
 
-def _show(event: Event, bar: Bar) -> None:
+def _show(event: Event, bar: Bar, steps: int) -> None:
     kind = event["kind"]
     if kind == "plan":
         bar.line(_plan(event))
-    elif kind == "step" and event.get("steps"):
-        bar.update(_step(event), event["step"], event["steps"])
+    elif kind == "step":
+        bar.update(_step(event, steps), event["step"], steps)
     elif kind == "progress":
         eta = duration(event.get("eta_s") or 0)
         text = f"{event.get('stage', '')}  {event['done']}/{event['total']}  ETA {eta}"
@@ -110,8 +112,8 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _step(event: Event) -> str:
-    parts = [f"step {event['step']}/{event['steps']}", f"loss {event['loss']:.3f}"]
+def _step(event: Event, steps: int) -> str:
+    parts = [f"step {event['step']}/{steps}", f"loss {event['loss']:.3f}"]
     if "tokens_s" in event:
         parts.append(f"{event['tokens_s']:,.0f} tok/s")
     if event.get("mfu") is not None:

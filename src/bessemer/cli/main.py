@@ -7,8 +7,8 @@ costs what click costs.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -64,10 +64,13 @@ def bessemer() -> None:
     """
 
 
-def main() -> None:
-    """Run the verb named on the command line and exit with its status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the verb named on the command line (or in `arguments`) and exit with its status.
+
+    0: done; 1: it could not be done, or a check found faults; 2: the command line is wrong.
+    """
     try:
-        status = bessemer.main(standalone_mode=False)
+        status = bessemer.main(arguments, prog_name="bessemer", standalone_mode=False)
     except BessemerError as fault:
         _complain(str(fault))
         sys.exit(1)
@@ -77,10 +80,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # Who read our output (`| head`) has gone; keep the interpreter from saying so at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -94,9 +94,9 @@ def _progress(run: Any) -> str:
         event = run.folder.last(kind)
         if event is None:
             continue
-        done, total = (event.get("step"), event.get("steps"))
-        if kind == "progress":
-            done, total = event["done"], event["total"]
+        done, total = event.get("done"), event.get("total")
+        if kind == "step":
+            done, total = event["step"], (run.folder.last("plan") or {}).get("steps")
         text = f"{done}/{total}" if total else f"{done}"
         if run.state == "running" and event.get("eta_s") is not None:
             text += f", ETA {duration(event['eta_s'])}"

@@ -16,7 +16,7 @@ from bessemer.app.keys import KeyRing
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
-from bessemer.app.supervisor import Supervisor
+from bessemer.app.supervisor import Supervisor, thread_budget
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
 from bessemer.gateway.asgi import build as build_gateway
@@ -51,6 +51,7 @@ class Service:
     ) -> None:
         self._platform = platform
         self._preload = preload
+        self._threads = threads
         self._pool = EnginePool(platform, threads)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
@@ -82,7 +83,7 @@ class Service:
         for model in self._preload:
             self._pool.load(model)
         await self._supervisor.start()
-        refreshing = asyncio.create_task(self._refresh())
+        refreshing = asyncio.create_task(self._each_second())
         try:
             yield
         finally:
@@ -91,15 +92,23 @@ class Service:
             await self._supervisor.close()
             await self._pool.close()
 
-    async def _refresh(self) -> None:
-        """New and revoked keys are known within a second."""
+    async def _each_second(self) -> None:
+        """Learn of new and revoked keys; share the cores between engines and a run."""
         while True:
             await asyncio.sleep(REFRESH_S)
+            self._pool.set_threads(self._engine_threads())
             try:
                 await asyncio.to_thread(self._keyring.refresh)
             except Exception:
                 # A locked database passes. Until then the keys of a second ago hold.
                 _log.exception("could not read the keys; trying again")
+
+    def _engine_threads(self) -> int:
+        """All cores while nothing trains. Two thread pools on the same cores wait for each
+        other's spinning threads, so while a run goes the engines get what it leaves."""
+        if all(run.state == "queued" for run in self._supervisor.status()):
+            return self._threads
+        return max(1, self._threads - thread_budget())
 
 
 def models_to_load(platform: Platform, names: Sequence[str]) -> list[NamedModel]:

@@ -144,7 +144,7 @@ def curves(path: Path, offset: int) -> Curves:
 
 
 def _points(events: Iterable[Event], kind: str) -> list[tuple[int, float]]:
-    told = [(event.get("step"), event.get("loss")) for event in events if event["kind"] == kind]
+    told = [(event.get("step"), event.get("loss")) for event in events if event.get("kind") == kind]
     return [
         (step, float(loss))
         for step, loss in told

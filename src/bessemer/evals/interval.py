@@ -5,11 +5,11 @@ its error, and items about one symbol are not independent. So whole clusters are
 replacement, both models' numbers together, and the spread of the 10,000 differences is the error.
 
 The interval is the percentile interval, widened for small samples (Hesterberg 2015, "What
-Teachers Should Know About the Bootstrap", section 4.3): the quantiles are those where a normal
-distribution has the tails that Student's t has, times sqrt(n / (n - 1)). Plain percentile and BCa
-intervals are too narrow at the sizes used here: over 1,500 simulated evaluations with skewed
-losses and 48 clusters, 95% intervals held in 91% (BCa), 93% (percentile) and 94% (this one); with
-24 clusters in 91%, 92% and 94%. `tests/evals/test_interval.py` repeats it for this one.
+Teachers Should Know About the Bootstrap": expanded percentiles): the quantiles are those where a
+normal distribution has the tails that Student's t has, times sqrt(n / (n - 1)). Plain percentile
+and BCa intervals are too narrow at the sizes used here: over 1,500 simulated evaluations with
+skewed losses and 48 clusters, 95% intervals held in 91% (BCa), 93% (percentile) and 94% (this
+one); with 24 clusters in 91%, 92% and 94%. `tests/evals/test_interval.py` repeats it for this one.
 """
 
 from __future__ import annotations

@@ -101,6 +101,10 @@ class NativeEngine:
         """Forget it at the next step; it sends nothing more."""
         sequence.cancelled = True
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with this many threads from the next step on."""
+        self._inbox.put(lambda: torch.set_num_threads(threads))
+
     def on_step(self, notify: Callable[[], None]) -> None:
         """Call `notify` in the engine's thread after each step (one frame per step)."""
         self._after_step = notify

@@ -1,45 +1,40 @@
-"""Which number format this machine computes fastest in: measured, not looked up."""
+"""Which number format engines compute in, by what this machine's processor can do.
+
+A capability and not a stopwatch: two engines of one comparison must compute alike, and a short
+measurement on a busy machine answers differently from one minute to the next (see
+`docs/decisions/0004-engine-precision.md`). `benchmarks/decode.py` shows what the choice is worth.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import platform
 from typing import Literal
 
 import torch
-from torch import Tensor
-
-from bessemer.inference.prepared import make_linear
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 def choose(precision: Precision) -> torch.dtype:
-    """The dtype for a precision; `auto` measures a small and a middle-sized product (50 ms)."""
+    """The dtype for a precision; `auto` is bf16 where the hardware multiplies it natively."""
     if precision != "auto":
         return DTYPES[precision]
-    return torch.bfloat16 if _cost_s(torch.bfloat16) < _cost_s(torch.float32) else torch.float32
+    return torch.bfloat16 if multiplies_bf16() else torch.float32
+
+
+def multiplies_bf16() -> bool:
+    """Whether bf16 products have instructions of their own here, so that they pay."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN also emulates bf16 on older AVX-512, which is slower than float32.
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def name_of(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known == dtype)
-
-
-def _cost_s(dtype: torch.dtype) -> float:
-    """Seconds for a decode step's and a prefill's product of one layer's shape."""
-    linear = make_linear(torch.randn(1536, 576).to(dtype), None)
-    small, large = torch.randn(1, 576).to(dtype), torch.randn(128, 576).to(dtype)
-    return 16 * _best_s(lambda: linear(small)) + _best_s(lambda: linear(large))
-
-
-def _best_s(work: Callable[[], Tensor]) -> float:
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def accelerator() -> str | None:

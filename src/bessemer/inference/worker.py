@@ -144,6 +144,9 @@ class _Connection:
             if (sequence := self._sequences.pop(number, None)) is not None:
                 self._engine.cancel(sequence)
             return
+        if op == "threads":
+            self._engine.set_threads(int(frame["threads"]))
+            return
         if op == "info":
             self._send(number, "result", msgspec.to_builtins(self._engine.info_now()))
             self.flush()

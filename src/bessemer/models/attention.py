@@ -53,6 +53,7 @@ class PackedAttention:
         self._whole = len(lengths) == 1
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        assert len(q_THD) == self.tokens, (len(q_THD), self.tokens)
         if self._whole:
             return _causal(q_THD[None], k_TKD[None], v_TKD[None])[0]
         mixed_THD = torch.empty_like(q_THD)

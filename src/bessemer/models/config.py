@@ -66,7 +66,7 @@ class ModelConfig:
         for name in _SIZES:
             value = getattr(self, name)
             if type(value) is not int or not 0 < value <= _LARGEST_SIZE:
-                raise InvalidInput(f"{name} must be a whole number above 0; got {value!r}")
+                raise InvalidInput(f"{name} must be from 1 to {_LARGEST_SIZE:,}; got {value!r}")
         for name in ("norm_eps", "rope_theta"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
@@ -108,7 +108,7 @@ class ModelConfig:
     def from_hf(cls, tree: dict[str, Any]) -> ModelConfig:
         """From the parsed `config.json`; both spellings of the rotary settings are read."""
         family = tree.get("model_type")
-        if family not in ARCHITECTURES:
+        if not isinstance(family, str) or family not in ARCHITECTURES:
             raise InvalidInput(
                 f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}",
                 next_step="convert the model, or serve it with another engine",

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,16 @@ COMPANIONS = (
     "LICENSE",
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+FLOATS = ("F64", "F32", "F16", "BF16")  # 8-bit floats and integers mean nothing without scales
 MAX_SHARD_BYTES = 5_000_000_000
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a safetensors header states it; `dtype` in safetensors' spelling."""
+
+    name: str
+    shape: list[int]
+    dtype: str
 
 
 def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
@@ -66,7 +75,7 @@ def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) ->
     if expected is None:
         with torch.device("meta"):
             expected = {n: list(t.shape) for n, t in Decoder(config).state_dict().items()}
-    found = dict(read_shapes(folder))
+    found = {stored.name: stored for stored in read_headers(folder)}
     missing = sorted(set(expected) - set(found))
     surplus = [n for n in found if n not in expected and not _may_be_ignored(n, config)]
     if missing or surplus:
@@ -75,8 +84,11 @@ def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) ->
             f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
         )
     for name, shape in expected.items():
-        if found[name] != shape:
-            raise IntegrityError(f"{name} has shape {found[name]}; config.json says {shape}")
+        stored = found[name]
+        if stored.dtype not in FLOATS:
+            raise InvalidInput(f"{name} holds {stored.dtype}; known are {', '.join(FLOATS)}")
+        if stored.shape != shape:
+            raise IntegrityError(f"{name} has shape {stored.shape}; config.json says {shape}")
 
 
 def save_decoder(
@@ -114,11 +126,12 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, file.get_tensor(name)
 
 
-def read_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name and shape of every tensor, from the headers alone."""
+def read_headers(folder: Path) -> Iterator[StoredTensor]:
+    """Every tensor's name, shape and type, from the headers alone."""
     for file in _open_files(folder):
         for name in file.keys():  # noqa: SIM118 (not a dict)
-            yield name, list(file.get_slice(name).get_shape())
+            stored = file.get_slice(name)
+            yield StoredTensor(name, list(stored.get_shape()), stored.get_dtype())
 
 
 def _open_files(folder: Path) -> Iterator[Any]:

@@ -94,12 +94,16 @@ class ChatTemplate:
 
 def _read_source(folder: Path) -> str | None:
     path = folder / "chat_template.jinja"
-    if path.is_file():
+    try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        pass  # then it is in the config
+    except UnicodeDecodeError as fault:
+        raise InvalidInput(f"{path} is not UTF-8 (byte {fault.start + 1})") from fault
     found = read_config(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named.get("default")
+        named = {entry.get("name"): entry for entry in found if isinstance(entry, dict)}
+        found = named.get("default", {}).get("template")
     return found if isinstance(found, str) else None
 
 
