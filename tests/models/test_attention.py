@@ -87,6 +87,7 @@ def test_no_token_sees_what_comes_later(lengths: list[int]) -> None:
     assert torch.equal(seen_T, expected_T)
 
 
+@settings(deadline=None)
 @given(lengths_of_documents)
 def test_positions_begin_anew_in_each_document(lengths: list[int]) -> None:
     found = positions(lengths)

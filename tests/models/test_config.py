@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -58,6 +58,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     )
 
 
+@settings(deadline=None)
 @given(configs())
 def test_config_written_and_read_is_the_same(config: ModelConfig) -> None:
     assert ModelConfig.from_hf(json.loads(json.dumps(config.to_hf()))) == config

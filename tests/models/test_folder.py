@@ -121,6 +121,12 @@ def test_folder_may_be_saved_over_itself_while_its_weights_are_mapped(folder: Pa
     assert {path.name for path in folder.iterdir()} == {SINGLE, "config.json", "tokenizer.json"}
 
 
+def test_loaded_weights_stay_what_they_were_when_their_file_is_replaced(folder: Path) -> None:
+    loaded = load_decoder(folder)
+    save_decoder(decoder(1), folder)
+    assert same_weights(loaded, decoder(0))
+
+
 @pytest.mark.parametrize("first", [1, SHARD_BYTES, 10_000_000])
 @pytest.mark.parametrize("second", [1, SHARD_BYTES, 10_000_000])
 def test_second_save_leaves_nothing_of_the_first(first: int, second: int, tmp_path: Path) -> None:

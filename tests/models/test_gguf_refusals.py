@@ -108,6 +108,15 @@ def test_counts_beyond_the_file_are_refused_at_once(
     assert isinstance(outcome(changed, place), IntegrityError)
 
 
+def test_array_that_would_end_beyond_the_file_is_not_read_as_a_shorter_one(
+    whole: bytes, place: Path
+) -> None:
+    key = b"tokenizer.ggml.token_type"
+    at = whole.index(key) + len(key) + 8
+    changed = whole[:at] + struct.pack("<Q", 1_000_000) + whole[at + 8 :]
+    assert f"it ends at byte {len(whole):,}, before byte" in str(outcome(changed, place))
+
+
 def test_unknown_architecture_is_refused(tmp_path: Path) -> None:
     changed = source()
     changed.architecture = "gemma3"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.models.config import Llama3Scaling, ModelConfig
@@ -31,6 +31,7 @@ def angle(position: int, pair: int) -> float:
     return position * CONFIG.rope_theta ** (-2 * pair / CONFIG.head_dim)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3000), max_size=20))
 def test_table_equals_direct_computation(places: list[int]) -> None:
     rotation = RotaryTable(CONFIG).at(torch.tensor(places, dtype=torch.int64), torch.float64)

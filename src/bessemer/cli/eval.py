@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bessemer.cli.output import json_option
+from bessemer.cli.output import json_option, print_json
 
 
 @click.command()
@@ -28,11 +28,12 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Measure MODEL, or say whether OTHER is better than MODEL.
+    """Measure one model, or say whether another is better.
 
-    Both answer the same held-out questions. Each difference has a 95% interval (paired bootstrap)
-    and a plain sentence: better, worse, or cannot tell. MODEL is also measured with examples in
-    its prompt, so that learning a format is not sold as learning.
+    MODEL is the base, OTHER is held against it. Both answer the same held-out questions. Each
+    difference has a 95% interval (paired bootstrap) and a plain sentence: better, worse, or
+    cannot tell. MODEL is also measured with examples in its prompt, so that learning a format is
+    not sold as learning.
 
     \b
     Example:
@@ -58,6 +59,8 @@ def command(
             threads=threads or usable_cores(),
         )
         if start_and_follow(platform, run, detach=detach, quiet=as_json) is None:
+            if as_json:
+                print_json({"run_id": run.run_id, "state": run.state()})
             return
     report = read_report(run)
     if as_json:

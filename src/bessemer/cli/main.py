@@ -6,6 +6,7 @@ costs what click costs.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -25,13 +26,20 @@ VERBS = {
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",
     "chat": "Talk to a model in the terminal.",
-    "runs": "List runs; show, follow, cancel or resume one.",
+    "runs": "List runs; show, follow or cancel one.",
     "key": "Create, list and revoke API keys.",
     "login": "Print a new one-time URL for the console.",
     "explain": "Print each value of a recipe, where it comes from and why.",
     "doctor": "Say what this machine has and what will work on it.",
     "version": "Print the version.",
 }
+
+
+# What the system says no to for a reason that a person can see and change: no traceback for it.
+_PEOPLES_FAULTS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR}
+    | {errno.EEXIST}
+)
 
 
 class Verbs(click.Group):
@@ -80,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         sys.exit(130)
+    except OSError as fault:
+        if fault.errno not in _PEOPLES_FAULTS:
+            raise
+        _complain(f"{fault.strerror}: {fault.filename}")
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -11,7 +11,10 @@ from bessemer.cli.output import json_option, print_json, print_rows, short, size
 @json_option
 @click.option("--verify", is_flag=True, help="Read every byte again and compare the digests.")
 def command(as_json: bool, verify: bool) -> None:
-    """List the models that have names here."""
+    """List the models that have names here.
+
+    A name points at a digest; training under a name that is taken moves the name.
+    """
     from bessemer.app.models import list_models
     from bessemer.app.platform import Platform
     from bessemer.core.artifacts import sidecar_facts

@@ -16,7 +16,16 @@ from bessemer.cli.output import ago, duration, json_option, print_facts, print_j
 @click.option("--events", "how", flag_value="events", help="Print what it said, a JSON a line.")
 @json_option
 def command(run_id: str | None, how: str | None, as_json: bool) -> None:
-    """List runs; show, follow or cancel one. `bessemer train --resume RUN` goes on with one."""
+    """List runs; show, follow or cancel one.
+
+    A run is asked for with `bessemer train` or `bessemer eval`. One that died, failed or was
+    cancelled goes on with `bessemer train --resume RUN`.
+
+    \b
+    Examples:
+      bessemer runs
+      bessemer runs run_01jd3k5v8w2x4y6z8a0c2e4g6j --follow
+    """
     from bessemer.app import jobs
     from bessemer.app.platform import Platform
 

@@ -26,9 +26,10 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Train by a recipe, or resume a run to the bit.
+    """Train by a recipe, or resume a run.
 
-    The run is a process of its own: Ctrl-C stops showing it, not running it.
+    The run is a process of its own: Ctrl-C stops showing it, not running it. A resumed run goes
+    on from its last checkpoint and ends with the same bits as one that was never stopped.
 
     \b
     Examples:
@@ -65,5 +66,7 @@ def command(
     result = run.last("result") or {}
     if as_json:
         print_json({"run_id": run.run_id, "name": done.name, "state": done.state, **result})
-    elif last is not None:
+    elif last is not None and done.kind == "train":
         click.echo(f"{done.name} is ready: bessemer chat {done.name}")
+    elif last is not None:
+        click.echo(f"{done.name} is done: bessemer runs {done.id}")

@@ -78,8 +78,10 @@ def loads(
     try:
         recipe = kind.model_validate(tree)
     except pydantic.ValidationError as fault:
+        # Explaining a file that is wrong would only say this again.
+        right = where if overrides else "recipes/teach.toml"
         raise RecipeError(
-            _describe(fault, kind, where), next_step=f"bessemer explain {where}"
+            _describe(fault, kind, where), next_step=f"bessemer explain {right}"
         ) from fault
     every = {key: sources.get(key, "default") for key, _ in _leaves(recipe.model_dump())}
     return Loaded(recipe, every)

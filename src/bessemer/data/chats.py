@@ -89,7 +89,7 @@ def iterate_chats(path: Path) -> Iterator[Chat]:
             raise DataError(
                 faults[0],
                 line=line.number,
-                next_step=f"bessemer data import {path.name} lists all the faults",
+                next_step=f"bessemer data check {path.name} lists all the faults",
             )
         yield chat_of(line.value)
     if line is None:

@@ -196,12 +196,12 @@ def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: in
         shards[-1][name] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        _write_shard(shards[0], folder / SINGLE)
+        save_file(shards[0], folder / SINGLE, metadata={"format": "pt"})
         _remove_weights_except({SINGLE}, folder)
         return
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(shard, folder / name)
+        save_file(shard, folder / name, metadata={"format": "pt"})
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())},
         "weight_map": {
@@ -210,13 +210,6 @@ def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: in
     }
     write_atomically(folder / INDEX, json.dumps(index, indent=2).encode())
     _remove_weights_except({INDEX, *names}, folder)
-
-
-def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
-    # The weights may be maps of this very file: it must not be cut to nothing beneath them.
-    beside = path.with_name(f".{path.name}.partial")
-    save_file(shard, beside, metadata={"format": "pt"})
-    beside.replace(path)
 
 
 def _remove_weights_except(names: set[str], folder: Path) -> None:
