@@ -34,7 +34,8 @@ def leaves(group: click.Group = bessemer, words: tuple[str, ...] = ()) -> Iterat
 def why_not(words: Sequence[str]) -> str | None:
     """Why `bessemer WORDS...` would be refused; None if it would be run."""
     command: click.Command = bessemer
-    context = click.Context(bessemer, info_name="bessemer")
+    # Its own settings: a command remembers the help option of the first context it meets.
+    context = click.Context(bessemer, info_name="bessemer", **bessemer.context_settings)
     rest = list(words)
     while isinstance(command, click.Group):
         if not rest or rest[0] in ("--help", "-h"):

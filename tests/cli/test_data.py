@@ -17,7 +17,8 @@ def good(tmp_path: Path) -> Path:
 
 
 def nothing_was_kept(home: Path) -> bool:
-    return list((home / "artifacts").iterdir()) == [] == say("data", "list", "--json").json
+    listed = say("data", "list", "--json").json
+    return not listed and not list((home / "artifacts").iterdir())
 
 
 def refused(said: Said, *parts: str) -> bool:

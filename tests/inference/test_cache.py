@@ -11,13 +11,10 @@ from tests.inference.conftest import CONFIGS
 
 
 def cache_of(rows: int = 3, budget_tokens: int = 1000) -> KVCache:
-    return KVCache(
-        CONFIGS["llama"],
-        torch.float32,
-        rows=rows,
-        context_length=4096,
-        budget_tokens=budget_tokens,
-    )
+    cache = KVCache(CONFIGS["llama"], torch.float32, rows=rows, context_length=4096, kv_bytes=1)
+    assert cache.budget_tokens == 4096  # a whole row, however little memory is asked for
+    cache.budget_tokens = budget_tokens
+    return cache
 
 
 def fill(cache: KVCache, ids: list[int]) -> int:

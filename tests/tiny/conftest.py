@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.calling import say
 from tests.tiny import world
 from tests.tiny.house import House, Server
 
@@ -17,10 +18,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> House:
     """`tiny`, `other` (the same shape, other weights), the dataset `boxes`, and a key."""
     folder = tmp_path_factory.mktemp("tiny")
     house = House(folder / "home")
-    for seed, name in enumerate(("tiny", "other"), 1):
-        house.done("pull", str(world.write_model(folder / name, seed)), "--licence", "CC0-1.0")
-    house.done("data", "import", str(world.write_chats(folder / "boxes.jsonl")))
-    house.key = house.done("key", "create", "--json").json["secret"]
+    with pytest.MonkeyPatch.context() as patch:
+        # In this process, which has loaded torch already: each verb would load it again.
+        patch.setenv("BESSEMER_HOME", str(house.root))
+        for seed, name in enumerate(("tiny", "other"), 1):
+            model = world.write_model(folder / name, seed)
+            assert say("pull", str(model), "--licence", "CC0-1.0").status == 0
+        assert say("data", "import", str(world.write_chats(folder / "boxes.jsonl"))).status == 0
+        house.key = say("key", "create", "--json").json["secret"]
     return house
 
 
@@ -35,9 +40,9 @@ def house(furnished: House, tmp_path: Path) -> Iterator[House]:
         copy.clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Both models, ready, on a home of this module's own."""
+    """A server of both models, ready, on a home of its own, for tests that leave it as it is."""
     copy = House(tmp_path_factory.mktemp("served") / "home", furnished.key)
     shutil.copytree(furnished.root, copy.root)
     with copy.up("--model", "tiny", "--model", "other") as server:

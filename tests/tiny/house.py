@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,15 @@ class House:
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.root / "runs" / run_id)
 
+    def processes(self) -> list[psutil.Process]:
+        """Engines and runs of this home that live, by their command lines."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(str(self.root) in word for word in process.info["cmdline"] or [])
+            and process.status() != psutil.STATUS_ZOMBIE
+        ]
+
     def clear(self) -> None:
         """Kill the runs that are still going."""
         for folder in (self.root / "runs").glob("run_*"):
@@ -79,8 +89,8 @@ class Server:
     """`bessemer up --port 0` in a process of its own, with one thread for each engine."""
 
     def __init__(self, house: House, options: tuple[str, ...]) -> None:
-        self._house = house
-        self._log = house.root / f"up-{time.time_ns()}.log"
+        self.house = house
+        self._log = house.root.with_name(f"up-{time.time_ns()}.log")
         self._began_s = time.monotonic()
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -121,18 +131,22 @@ class Server:
 
     def wait_ready(self, *models: str) -> None:
         for model in models:
-            until(lambda m=model: self.state(m) == "ready", f"{model} is ready", LOAD_WAIT_S)
+            ready = partial(self._is_ready, model)
+            until(ready, f"{model} is ready", LOAD_WAIT_S)
+
+    def _is_ready(self, model: str) -> bool:
+        return self.state(model) == "ready"
 
     def client(self) -> openai.OpenAI:
         """The official client; it does not try again by itself, so that a test sees each error."""
         return openai.OpenAI(
-            base_url=self.url, api_key=self._house.key, max_retries=0, timeout=LOAD_WAIT_S
+            base_url=self.url, api_key=self.house.key, max_retries=0, timeout=LOAD_WAIT_S
         )
 
     def engine(self, model: str) -> psutil.Process:
         """The worker of a model; there is one."""
         digest = next(
-            m["digest"] for m in self._house.done("models", "--json").json if m["name"] == model
+            m["digest"] for m in self.house.done("models", "--json").json if m["name"] == model
         )
         (worker,) = [child for child in self.engines() if digest in child.cmdline()]
         return worker

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
 from tests.tiny.house import Server
 from tests.tiny.world import CONTEXT_LENGTH
 
-HI = [{"role": "user", "content": "Where does basice keep difogu?"}]
+HI: Any = [{"role": "user", "content": "Where does basice keep difogu?"}]
 
 
 @pytest.fixture(scope="module")
@@ -16,19 +18,14 @@ def client(served: Server) -> openai.OpenAI:
     return served.client()
 
 
-def ask(client: openai.OpenAI, model: str = "tiny", **more: object) -> str:
-    answer = client.chat.completions.create(
-        model=model,
-        messages=HI,  # type: ignore[arg-type]
-        **{"temperature": 0, "max_tokens": 16, **more},  # type: ignore[arg-type]
-    )
-    text = answer.choices[0].message.content
-    assert text is not None
-    return text
+def ask(client: openai.OpenAI, model: str = "tiny", **more: Any) -> str:
+    asked = {"temperature": 0, "max_tokens": 16, **more}
+    answer = client.chat.completions.create(model=model, messages=HI, **asked)
+    return str(answer.choices[0].message.content)
 
 
 def test_a_chat_is_answered_with_its_usage(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="tiny", messages=HI, max_tokens=8)  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="tiny", messages=HI, max_tokens=8)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens > 10
     assert 1 <= answer.usage.completion_tokens <= 8
@@ -39,7 +36,7 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None
     chunks = list(
         client.chat.completions.create(
             model="tiny",
-            messages=HI,  # type: ignore[arg-type]
+            messages=HI,
             temperature=0,
             max_tokens=16,
             stream=True,

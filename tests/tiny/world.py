@@ -86,7 +86,7 @@ def write_model(folder: Path, seed: int = 1) -> Path:
         kv_heads=2,
         head_dim=8,
         context_length=CONTEXT_LENGTH,
-        tied=True,
+        initializer_range=0.2,
     )
     save_decoder(Decoder(config).init_weights(seed), folder)
     (folder / "chat_template.jinja").write_text(CHATML)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.models.attention import PackedAttention
-from bessemer.train.attention import BLOCK, LONGEST_KEPT, BlockAttention
+from bessemer.train.attention import LARGE_BLOCK, LONGEST_KEPT, BlockAttention
 
 
 def inputs(tokens: int, heads: int, kv_heads: int, seed: int = 0) -> list[torch.Tensor]:
@@ -35,7 +35,7 @@ def check_equal(lengths: list[int], heads: int, kv_heads: int, seed: int = 0) ->
 
 @settings(max_examples=30, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 2 * BLOCK + 3), min_size=1, max_size=5),
+    lengths=st.lists(st.integers(1, LARGE_BLOCK + 90), min_size=1, max_size=5),
     groups=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
     seed=st.integers(0, 1000),
 )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from bessemer.core.errors import Conflict, InvalidInput, RunFailed
 from bessemer.core.runs import RunFolder, StopRequested
+from bessemer.models.attention import PackedAttention
 from bessemer.models.folder import load_decoder
 from bessemer.train.loop import train
 from tests.train.tiny import make_dataset, make_run
@@ -148,6 +149,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_bits(
     resumed = start(killed)
     assert resumed.wait(120) == 0
     assert 0 < events(killed, "resumed")[0]["step"] < 40
+    assert events(killed, "resumed")[0]["exact"]
     assert events(killed, "step")[-1]["step"] == 40
     assert same_bits(straight, killed)
     last = [run.last("step") for run in (straight, killed)]
@@ -222,6 +224,39 @@ def test_a_rate_that_blows_up_stops_the_run_and_names_the_checkpoint(tmp_path: P
     )
     with pytest.raises(RunFailed, match=r"step \d+ has loss .*the checkpoint of step \d+"):
         train(run)
+
+
+PRETRAIN = """
+objective = "pretrain"
+minutes = 1
+steps = 40
+model.depth = 2
+model.vocab_size = 1000
+data.name = "python-stdlib"
+batch.sequence_length = 128
+evaluation.rows = 8
+"""
+
+
+@pytest.mark.slow
+def test_pretraining_starts_from_nothing_and_transformers_opens_its_folder(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = make_run(tmp_path / "run", recipe=PRETRAIN)
+    train(run)
+    bits = [event["bits_per_byte"] for event in events(run, "validation")]
+    assert bits[-1] < bits[0] - 0.5
+    assert events(run, "sample")[0]["text"]
+    folder = run.output / "model"
+    tokenizer, theirs = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
+    ids = tokenizer("import os\n\ndef main(", return_tensors="pt").input_ids
+    ours = load_decoder(folder)
+    length = ids.shape[1]
+    hidden = ours(ids[0], torch.arange(length), PackedAttention([length]))
+    torch.testing.assert_close(ours.logits(hidden), theirs(ids).logits[0], rtol=0, atol=5e-4)
 
 
 def test_over_long_chats_are_counted_or_refused(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def import_file(
         platform,
         principal,
         name,
-        lambda folder: import_chats(jsonl, folder, seed),
+        lambda folder: import_chats(jsonl, folder, seed, licence=licence),
         licence=licence,
         provenance={"source": jsonl.name, "sha256": sha256_file(jsonl), "seed": seed},
     )

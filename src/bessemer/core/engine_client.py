@@ -49,7 +49,8 @@ class EngineClient:
 
     @property
     def alive(self) -> bool:
-        return not self._closed
+        # The transport may be closed already while the listener has yet to notice.
+        return not self._closed and not self._writer.is_closing()
 
     async def gone(self) -> None:
         """Wait until the worker, or the connection to it, is no more."""
@@ -78,7 +79,7 @@ class EngineClient:
             raise
         finally:
             del self._inboxes[number]
-            if not finished and not self._closed:
+            if not finished and self.alive:
                 self._writer.write(encode_frame({"op": "cancel", "id": number}))
 
     async def score(self, ids: Sequence[int]) -> list[float]:
@@ -95,7 +96,7 @@ class EngineClient:
 
     def set_threads(self, threads: int) -> None:
         """Give the worker this many cores from its next step on; nothing is lost by it."""
-        if not self._closed:
+        if self.alive:
             self._writer.write(encode_frame({"op": "threads", "id": 0, "threads": threads}))
 
     async def _ask(self, op: str, **body: Any) -> Any:
@@ -106,7 +107,7 @@ class EngineClient:
             del self._inboxes[number]
 
     def _open(self, op: str, **body: Any) -> tuple[int, asyncio.Queue[Any]]:
-        if self._closed:
+        if not self.alive:
             raise _died()
         number, inbox = next(self._numbers), asyncio.Queue[Any]()
         self._inboxes[number] = inbox

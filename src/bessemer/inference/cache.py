@@ -58,7 +58,7 @@ class Row:
 
 
 class KVCache:
-    """`rows` x `context_length` places per layer; at most `budget_tokens` kept by idle rows."""
+    """`rows` x `context_length` places per layer; about `kv_bytes` kept in all."""
 
     def __init__(
         self,
@@ -67,14 +67,15 @@ class KVCache:
         *,
         rows: int,
         context_length: int,
-        budget_tokens: int,
+        kv_bytes: int,
     ) -> None:
         self.context_length = context_length
-        self.budget_tokens = budget_tokens
         self.rows = [Row(index) for index in range(rows)]
         self._clock = 0
         shape = (config.layers, rows, context_length, 2 * config.kv_heads, config.head_dim)
         self.bytes_per_token = config.layers * math.prod(shape[3:]) * dtype.itemsize
+        # One sequence may always use its whole row.
+        self.budget_tokens = max(context_length, kv_bytes // self.bytes_per_token)
         self._row_bytes = math.prod(shape[2:]) * dtype.itemsize
         # Private: the system keeps the pages of a shared map when they are given back.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -50,46 +50,43 @@ class EngineSettings:
 class NativeEngine:
     """Continuous batching over one model. Start it with `open`, stop it with `close`."""
 
-    def __init__(self, model: PreparedDecoder, digest: str, settings: EngineSettings) -> None:
-        context = min(settings.context_length or 1 << 30, model.config.context_length)
-        cache = KVCache(
-            model.config,
-            model.dtype,
-            rows=settings.max_running,
-            context_length=context,
-            budget_tokens=0,
-        )
-        cache.budget_tokens = max(context, settings.kv_bytes // cache.bytes_per_token)
-        self._model = model
-        self._digest = digest
-        self._runner = Runner(model, cache)
-        self._scheduler = Scheduler(
-            cache, max_waiting=settings.max_waiting, chunk_tokens=settings.chunk_tokens
-        )
+    _thread: threading.Thread
+    _model: PreparedDecoder
+    _runner: Runner
+    _scheduler: Scheduler
+
+    def __init__(self, digest: str, settings: EngineSettings) -> None:
+        self._digest, self._settings = digest, settings
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._loaded = threading.Event()
         self._fault: BaseException | None = None
         self._after_step: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @classmethod
     def open(
         cls, folder: Path, digest: str, settings: EngineSettings | None = None
     ) -> NativeEngine:
-        """Load a Hugging Face folder and start the thread."""
-        settings = settings or EngineSettings()
-        dtype = precisions.choose(settings.precision)
-        engine = cls(PreparedDecoder(load_decoder(folder, dtype)), digest, settings)
-        engine.start()
-        return engine
+        """Load a Hugging Face folder and start to work.
 
-    def start(self) -> None:
-        self._thread.start()
+        Raises:
+            BessemerError: whatever `load_decoder` raises.
+        """
+        engine = cls(digest, settings or EngineSettings())
+        # The thread that computes also loads: a process whose parallel regions start from two
+        # threads has two OpenMP teams, and the runtime then stops spinning, which halves the
+        # speed of decoding (docs/logbook.md).
+        engine._thread = threading.Thread(target=engine._live, args=(folder,), name="engine")
+        engine._thread.daemon = True
+        engine._thread.start()
+        engine._loaded.wait()
+        if (fault := engine._fault) is not None:
+            raise fault
+        return engine
 
     def close(self) -> None:
         """Stop after the current step; sequences under way get EngineUnavailable."""
         self._inbox.put(None)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
 
     # -- from any thread ------------------------------------------------------------------
 
@@ -160,6 +157,32 @@ class NativeEngine:
         return self.info_now()
 
     # -- the engine's thread --------------------------------------------------------------
+
+    def _live(self, folder: Path) -> None:
+        try:
+            self._load(folder)
+        except BaseException as fault:
+            self._fault = fault
+            return
+        finally:
+            self._loaded.set()
+        self._work()
+
+    def _load(self, folder: Path) -> None:
+        settings = self._settings
+        self._model = PreparedDecoder(load_decoder(folder, precisions.choose(settings.precision)))
+        context = min(settings.context_length or 1 << 30, self._model.config.context_length)
+        cache = KVCache(
+            self._model.config,
+            self._model.dtype,
+            rows=settings.max_running,
+            context_length=context,
+            kv_bytes=settings.kv_bytes,
+        )
+        self._runner = Runner(self._model, cache)
+        self._scheduler = Scheduler(
+            cache, max_waiting=settings.max_waiting, chunk_tokens=settings.chunk_tokens
+        )
 
     def _work(self) -> None:
         try:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bessemer.models.gradients import RmsNorm, Rotate
+
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm (Zhang and Sennrich, 2019).
@@ -20,6 +22,9 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         x = x_TD.float()
         normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
         return weight_D * normed.to(x_TD.dtype)
+    if _trains_here(x_TD, weight_D):
+        normed_TD: Tensor = RmsNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]
+        return normed_TD
     return F.rms_norm(x_TD, (x_TD.shape[-1],), weight_D, eps)
 
 
@@ -28,6 +33,9 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 
     `cos_TD` and `sin_TD` have half the head size: one angle per pair.
     """
+    if _trains_here(x_THD):
+        turned_THD: Tensor = Rotate.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-untyped-call]
+        return turned_THD
     cos, sin = cos_TD.unsqueeze(1), sin_TD.unsqueeze(1)
     first, second = x_THD.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
@@ -36,3 +44,9 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """SwiGLU's product: silu(gate) * up (Shazeer, 2020)."""
     return F.silu(gate_TF) * up_TF
+
+
+def _trains_here(*inputs: Tensor) -> bool:
+    """Whether a gradient will be asked for, on a processor where the written ones are faster."""
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    return wanted and inputs[0].device.type == "cpu"

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 128
+# Queries of a block: short documents waste less in small ones, long ones need fewer large ones.
+SMALL_BLOCK, LARGE_BLOCK = 128, 256
 # Above this the probabilities, which grow with the square, are computed again in the backward
 # pass (a fifth more attention time) instead of being kept.
 LONGEST_KEPT = 1024
@@ -57,11 +58,12 @@ def _spans(lengths: Sequence[int], dtype: torch.dtype) -> list[Span]:
     ends = list(accumulate(lengths))
     starts = torch.tensor([0, *ends[:-1]])
     document_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    block = SMALL_BLOCK if max(lengths) <= LARGE_BLOCK else LARGE_BLOCK
     spans = []
-    for begin in range(0, ends[-1], BLOCK):
-        end = min(begin + BLOCK, ends[-1])
+    for begin in range(0, ends[-1], block):
+        end = min(begin + block, ends[-1])
         # Rounded down, so that few different shapes occur: each costs the library some set-up.
-        first = int(starts[document_T[begin]]) // BLOCK * BLOCK
+        first = int(starts[document_T[begin]]) // SMALL_BLOCK * SMALL_BLOCK
         query_B1, token_S = torch.arange(begin, end)[:, None], torch.arange(first, end)
         visible_BS = (token_S <= query_B1) & (document_T[token_S] == document_T[query_B1])
         hidden = int((~visible_BS).any(0).to(torch.uint8).argmax())

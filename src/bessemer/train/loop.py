@@ -246,7 +246,8 @@ def resume(
     weights.load({name: tensors[f"master.{name}"] for name in weights.masters})
     optimizer.load(tensors, step)
     torch.set_rng_state(tensors["rng"])
-    log.write("resumed", step=step)
+    here = _surroundings()
+    log.write("resumed", step=step, exact=here == {name: facts[name] for name in here})
     return step
 
 
@@ -266,8 +267,7 @@ def save(
         "step": step,
         "rows": step * recipe.batch.rows,
         "data_digest": material.digest,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **_surroundings(),
     }
     checkpoint.save(run.checkpoints, Checkpoint(step, tensors, facts))
     log.write("checkpoint", step=step)
@@ -316,6 +316,11 @@ def _speed(
         "mfu": round(flops / durations_s[-1] / 1e9 / peak_gflops, 4),
         "eta_s": round(steps_left * statistics.median(durations_s[-20:]), 1),
     }
+
+
+def _surroundings() -> dict[str, Any]:
+    """What else decides the bits of a sum: with other threads or another torch they may differ."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def _not_finite(run: RunFolder, step: int, loss: float, grad_norm: float) -> RunFailed:

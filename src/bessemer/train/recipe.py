@@ -68,7 +68,7 @@ class OptimizerSection(Frozen):
     """AdamW (Loshchilov and Hutter, 2019)."""
 
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=3e-3, description="peak rate; choose it on validation, never on test"
+        default=2e-3, description="peak rate; choose it on validation, never on test"
     )
     betas: tuple[float, float] = Field(
         default=(0.9, 0.99),

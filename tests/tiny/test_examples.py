@@ -1,0 +1,79 @@
+"""The examples do what they say, as they are, against a real server and a real run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.calling import REPOSITORY, Said
+from tests.tiny.house import Server
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+def run_example(name: str, *words: str, **settings: str) -> Said:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *words],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_can_be_read_at_a_glance(path: Path) -> None:
+    assert 10 <= len(path.read_text().splitlines()) <= 40
+
+
+def test_chat_with_openai_streams_an_answer_and_its_usage(served: Server) -> None:
+    said = run_example(
+        "chat_with_openai.py",
+        "Where does basice keep difogu?",
+        BESSEMER_URL=served.url,
+        BESSEMER_KEY=served.house.key,
+        MODEL="tiny",
+    )
+    assert (said.status, said.err) == (0, "")
+    assert said.out.splitlines()[-1].endswith(" tokens]")
+
+
+def test_taught_or_not_shows_two_answers(served: Server) -> None:
+    said = run_example(
+        "taught_or_not.py",
+        BESSEMER_URL=served.url,
+        BESSEMER_KEY=served.house.key,
+        BASE="tiny",
+        TAUGHT="other",
+    )
+    assert (said.status, said.err) == (0, "")
+    assert "\ntiny:\n" in said.out
+    assert "\nother:\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        ('{"t": 4, "kind": "state", "state": "succeeded"}', 0),
+        ('{"t": 4, "kind": "state", "state": "failed", "error": {"message": "no disk"}}', 1),
+    ],
+)
+def test_watch_a_run_tells_what_a_run_tells(last: str, status: int, tmp_path: Path) -> None:
+    lines = [
+        '{"t": 1, "kind": "state", "state": "running"}',
+        '{"t": 2, "kind": "step", "step": 1, "loss": 2.5, "eta_s": 3.0}',
+        '{"t": 3, "kind": "validation", "step": 1, "loss": 2.25}',
+        last,
+    ]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
+    said = run_example("watch_a_run.py", str(tmp_path))
+    assert (said.status, said.err) == (status, "")
+    assert "step 1  loss 2.500  ETA 3 s" in said.out
+    assert "validation at step 1: loss 2.250" in said.out
+    assert said.out.splitlines()[-1].strip() in ("succeeded", "failed no disk")
