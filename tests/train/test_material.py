@@ -40,7 +40,11 @@ def test_every_validation_byte_is_counted_once(tmp_path: Path) -> None:
     assert made.validation_bytes is not None
     # All but the end of the stream that does not fill a row.
     cut_off = everything - made.validation_bytes
-    assert 0 <= cut_off <= 16 * max(len(made.tokenizer.token_bytes(i)) for i in range(256, 300))
+    assert (
+        0
+        <= cut_off
+        <= 16 * max(len(made.tokenizer.token_bytes(i)) for i in range(made.tokenizer.vocab_size))
+    )
     ids = np.concatenate([row.targets for row in made.validation])
     text = b"".join(made.tokenizer.token_bytes(i) for i in ids if not made.tokenizer.is_special(i))
     assert len(text) == made.validation_bytes
@@ -51,7 +55,7 @@ def test_the_tokenizer_is_trained_once_and_then_read(tmp_path: Path) -> None:
     first = document_material(recipe, documents(), tmp_path / "tokenizer")
     again = document_material(recipe, documents(), tmp_path / "tokenizer")
     assert first.digest == again.digest
-    assert first.facts["vocab_size"] == 300
+    assert first.facts["vocab_size"] == first.tokenizer.vocab_size <= 300
     other = document_material(recipe, documents(59), tmp_path / "tokenizer")
     assert other.digest != first.digest
 

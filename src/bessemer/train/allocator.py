@@ -1,7 +1,7 @@
 """Keep freed memory instead of handing it back to the kernel between two operations.
 
 By default glibc maps every large block anew and unmaps it when it is freed, so each activation
-pays for fresh, zeroed pages: a third of the time of a small model's step. Training frees and
+pays for fresh, zeroed pages: a fifth of the time of a small model's step. Training frees and
 takes the same sizes over and over; keeping them costs nothing but the peak it has anyway.
 """
 

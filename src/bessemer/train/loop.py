@@ -59,7 +59,7 @@ def train(run: RunFolder) -> None:
         plan = run.plan()
         resolved = run.path / "resolved.toml"
         recipe = load(resolved if resolved.exists() else run.recipe, TrainRecipe).recipe
-        base = Path(plan["model"]["path"]) if plan.get("model") else None
+        base = Path(plan["model"]["path"]) if recipe.model.name else None
         torch.set_num_threads(int(plan["threads"]))
         keep_freed_memory()
 
