@@ -103,3 +103,12 @@ def test_socket_paths_are_short_and_differ_by_home(tmp_path: Path) -> None:
     assert len(str(deep.socket_dir() / "engine-1234567-99.sock")) < 100
     deep.socket_dir().rmdir()
     other.socket_dir().rmdir()
+
+
+def test_a_runtime_folder_that_is_not_there_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    folder = Home(tmp_path / "home").socket_dir()
+    assert folder.is_dir() and tmp_path / "gone" not in folder.parents
+    folder.rmdir()

@@ -66,7 +66,10 @@ class Home:
     def socket_dir(self) -> Path:
         """A short private folder for this home's Unix sockets, the same for every process."""
         name = f"bessemer-{os.getuid()}-{sha256_bytes(str(self.root).encode())[:12]}"
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        # After `su` the variable often names the folder of somebody else, or none.
+        usable = bool(runtime) and os.access(runtime, os.W_OK | os.X_OK)
+        folder = Path(runtime if usable else tempfile.gettempdir()) / name
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid() or folder.is_symlink():
             raise HomeLocked(f"{folder} belongs to someone else")

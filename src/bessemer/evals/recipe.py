@@ -15,7 +15,7 @@ class EvalRecipe(Frozen):
     """
 
     items: int = Field(
-        default=128, ge=1, description="Test chats asked, spread evenly over their kinds."
+        default=256, ge=1, description="Test chats asked, spread evenly over their kinds."
     )
     shots: int = Field(
         default=6,
