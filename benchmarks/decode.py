@@ -91,7 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--new", type=int, default=64, help="tokens to decode (ours)")
-    parser.add_argument("--new-theirs", type=int, default=9, help="tokens to decode (transformers)")
+    parser.add_argument(
+        "--new-theirs", type=int, default=33, help="tokens to decode (transformers)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(usable_cores())
     with Platform.open() as platform:

@@ -19,9 +19,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-# Waiting threads sleep instead of spinning: matters as soon as anything else runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
