@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from bessemer.core.errors import RecipeError
-from bessemer.core.recipes import Frozen, dumps, explain, known_keys, load, loads
+from bessemer.core.recipes import Frozen, Line, dumps, explain, known_keys, load, loads
 
 
 class Optimizer(Frozen):
@@ -149,3 +149,36 @@ def test_explain_says_where_each_value_came_from_and_why() -> None:
 )
 def test_what_is_written_is_read_back_the_same(recipe: Cake) -> None:
     assert loads(dumps(recipe), Cake).recipe == recipe
+
+
+class Ingredient(Frozen):
+    name: str = Field(description="what it is")
+    share: float = Field(default=1.0, description="how much of it")
+
+
+class Alloy(Frozen):
+    ingredients: tuple[Ingredient, ...] = Field(description="what goes in")
+
+
+ALLOY = """
+[[ingredients]]
+name = "iron"
+[[ingredients]]
+name = "carbon"
+share = 0.01
+"""
+
+
+def test_tables_are_explained_overridden_and_written_one_by_one() -> None:
+    loaded = loads(ALLOY, Alloy, ["ingredients.1.share=0.02"])
+    assert [part.share for part in loaded.recipe.ingredients] == [1.0, 0.02]
+    lines = {line.key: line for line in explain(loaded)}
+    assert lines["ingredients.1.share"].source == "--set"
+    assert lines["ingredients.0.share"] == Line(
+        "ingredients.0.share", "1.0", "default", "how much of it"
+    )
+    assert loads(dumps(loaded.recipe), Alloy).recipe == loaded.recipe
+    with pytest.raises(RecipeError, match="2 tables, numbered from 0"):
+        loads(ALLOY, Alloy, ["ingredients.2.share=1"])
+    with pytest.raises(RecipeError, match=r"did you mean 'ingredients\.share'"):
+        loads(ALLOY, Alloy, ["ingredients.1.shar=1"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bessemer.train.loss import linear_cross_entropy
+from bessemer.train.loss import linear_cross_entropy, linear_logprobs
 
 
 def case(
@@ -41,10 +41,9 @@ def test_value_and_gradients_equal_the_librarys(
     chunk = rows_at_once * vocab
     ours = linear_cross_entropy(hidden, head, positions, ids, chunk_elements=chunk)
     expected = F.cross_entropy(hidden[positions] @ head.T, ids, reduction="sum")
-    assert ours.tokens == targets
-    assert abs(ours.nats.item() - expected.item()) < 1e-10
+    assert abs(ours.item() - expected.item()) < 1e-10
     for mine, theirs in zip(
-        torch.autograd.grad(ours.nats / 7, (hidden, head)),
+        torch.autograd.grad(ours / 7, (hidden, head)),
         torch.autograd.grad(expected / 7, (hidden, head)),
         strict=True,
     ):
@@ -57,9 +56,9 @@ def test_lower_precisions_stay_near_float64(dtype: torch.dtype, bound: float) ->
     ours = linear_cross_entropy(hidden, head, positions, ids, chunk_elements=1000)
     exact = hidden.detach().double().requires_grad_(), head.detach().double().requires_grad_()
     expected = F.cross_entropy(exact[0][positions] @ exact[1].T, ids, reduction="sum")
-    assert abs(ours.nats.item() / expected.item() - 1) < bound
+    assert abs(ours.item() / expected.item() - 1) < bound
     for mine, theirs in zip(
-        torch.autograd.grad(ours.nats, (hidden, head)),
+        torch.autograd.grad(ours, (hidden, head)),
         torch.autograd.grad(expected, exact),
         strict=True,
     ):
@@ -67,10 +66,62 @@ def test_lower_precisions_stay_near_float64(dtype: torch.dtype, bound: float) ->
         assert (mine.double() - theirs).norm() < bound * theirs.norm()
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    targets=st.integers(1, 20),
+    vocab=st.integers(2, 30),
+    rows_at_once=st.integers(1, 25),
+    z_loss=st.sampled_from([1e-4, 0.3]),
+)
+def test_z_loss_adds_the_square_of_the_log_normalizer(
+    seed: int, targets: int, vocab: int, rows_at_once: int, z_loss: float
+) -> None:
+    hidden, head, positions, ids = case(seed, 7, targets, 5, vocab, torch.float64)
+    ours = linear_cross_entropy(
+        hidden, head, positions, ids, z_loss=z_loss, chunk_elements=rows_at_once * vocab
+    )
+    logits = hidden[positions] @ head.T
+    expected = F.cross_entropy(logits, ids, reduction="sum")
+    expected = expected + z_loss * logits.logsumexp(-1).square().sum()
+    assert abs(ours.item() - expected.item()) < 1e-10 * max(1, abs(expected.item()))
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (hidden, head)),
+        torch.autograd.grad(expected, (hidden, head)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    targets=st.integers(1, 20),
+    vocab=st.integers(2, 30),
+    rows_at_once=st.integers(1, 25),
+    temperature=st.sampled_from([1.0, 0.7, 2.0]),
+)
+def test_each_log_probability_has_its_own_gradient(
+    seed: int, targets: int, vocab: int, rows_at_once: int, temperature: float
+) -> None:
+    hidden, head, positions, ids = case(seed, 7, targets, 5, vocab, torch.float64)
+    ours = linear_logprobs(
+        hidden, head, positions, ids, temperature=temperature, chunk_elements=rows_at_once * vocab
+    )
+    logits = hidden[positions] @ head.T / temperature
+    expected = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+    weights = torch.linspace(-1, 2, targets, dtype=torch.float64)
+    for mine, theirs in zip(
+        torch.autograd.grad((ours * weights).sum(), (hidden, head)),
+        torch.autograd.grad((expected * weights).sum(), (hidden, head)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, head, positions, ids = case(0, 5, 4, 3, 7, torch.float64)
     head.requires_grad_(False)
-    linear_cross_entropy(hidden, head, positions, ids).nats.backward()
+    linear_cross_entropy(hidden, head, positions, ids).backward()
     assert hidden.grad is not None
     assert head.grad is None
 
@@ -96,7 +147,7 @@ def test_the_logits_never_exist_whole() -> None:
     positions, ids = torch.arange(tokens), torch.arange(tokens)
     with LargestTensor() as watched:
         sums = linear_cross_entropy(hidden, head, positions, ids, chunk_elements=16 * vocab)
-        sums.nats.backward()
+        sums.backward()
     assert watched.elements == 16 * vocab
     with LargestTensor() as plain:
         F.cross_entropy(hidden @ head.T, ids).backward()

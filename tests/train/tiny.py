@@ -95,6 +95,7 @@ def make_run(folder: Path, *overrides: str, recipe: str = RECIPE) -> RunFolder:
         "name": folder.name,
         "threads": 1,
         "model": {"path": str(model), "digest": "sha256:0", "name": "tiny"},
-        "dataset": {"path": str(dataset), "digest": "sha256:1", "name": "colors"},
+        "datasets": {"colors": {"path": str(dataset), "digest": "sha256:1", "name": "colors"}},
+        "models": {},
     }
     return RunFolder.create(folder, dumps(resolved), plan)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.app import jobs
-from bessemer.app.datasets import find_dataset
-from bessemer.app.models import find_model_local
+from bessemer.app.datasets import NamedDataset, find_dataset
+from bessemer.app.models import NamedModel, find_model_local
 from bessemer.app.platform import Platform
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import Line, dumps, explain, load
@@ -36,11 +36,17 @@ def submit_train(
     """
     plan: dict[str, Any] = {"model": None, "dataset": None, "threads": threads}
     if recipe.model.name is not None:
-        model = find_model_local(platform, principal, recipe.model.name)
-        plan["model"] = {"name": model.name, "digest": model.digest, "path": str(model.path)}
-    if recipe.data.name != STDLIB:
-        data = find_dataset(platform, principal, recipe.data.name)
-        plan["dataset"] = {"name": data.name, "digest": data.digest, "path": str(data.path)}
+        plan["model"] = _found(find_model_local(platform, principal, recipe.model.name))
+    plan["datasets"] = {
+        name: _found(find_dataset(platform, principal, name))
+        for name in recipe.dataset_names
+        if name != STDLIB
+    }
+    plan["dataset"] = next(iter(plan["datasets"].values()), None)
+    plan["models"] = {
+        name: _found(find_model_local(platform, principal, name))
+        for name in recipe.other_model_names
+    }
     name = name or default_name(recipe)
     return jobs.submit(platform, principal, "train", name, dumps(recipe), plan)
 
@@ -62,4 +68,8 @@ def explain_recipe(path: Path, overrides: Sequence[str] = ()) -> list[Line]:
 def default_name(recipe: TrainRecipe) -> str:
     """`smollm2-135m-instruct` taught `python-docs` is `smollm2-135m-instruct-python-docs`."""
     base = (recipe.model.name or "tiny").rstrip("/").rpartition("/")[2]
-    return f"{base}-{recipe.data.name}"
+    return f"{base}-{recipe.data.name if recipe.data else recipe.objective}"
+
+
+def _found(named: NamedModel | NamedDataset) -> dict[str, str]:
+    return {"name": named.name, "digest": named.digest, "path": str(named.path)}

@@ -94,9 +94,9 @@ def dumps(recipe: Frozen) -> str:
 
 def explain(loaded: Loaded[Any]) -> list[Line]:
     """Each value of the recipe, where it came from, and what it is."""
-    described = dict(_descriptions(type(loaded.recipe)))
+    described = dict(_descriptions(type(loaded.recipe), sections=True))
     return [
-        Line(key, _show(value), loaded.sources.get(key, "default"), described.get(key, ""))
+        Line(key, _show(value), loaded.sources.get(key, "default"), described.get(_plain(key), ""))
         for key, value in _leaves(loaded.recipe.model_dump())
     ]
 
@@ -119,14 +119,29 @@ def _parse_override(text: str) -> tuple[str, Any]:
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, leaf = key.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
+        tree = _step_into(tree, section)
+        if not isinstance(tree, dict | list):
             raise RecipeError(f"--set {key}: {section!r} is a value, not a section")
     tree[leaf] = value
 
 
+def _step_into(tree: Any, section: str) -> Any:
+    """The section of this name, or the table of this number: `mixture.0.weight`."""
+    if isinstance(tree, dict):
+        return tree.setdefault(section, {})
+    if not section.isdigit() or int(section) >= len(tree):
+        raise RecipeError(f"--set: there are {len(tree)} tables, numbered from 0; got {section!r}")
+    return tree[int(section)]
+
+
+def _plain(key: str) -> str:
+    """`mixture.0.weight` is described as `mixture.weight`."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
 def _refuse_unknown(key: str, kind: type[Frozen]) -> None:
     known = known_keys(kind)
+    key = _plain(key)
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return
     raise RecipeError(f"--set {key}: there is no such key{_suggest(key, known)}")
@@ -159,15 +174,22 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            tables = {str(number): table for number, table in enumerate(value)}
+            yield from _leaves(tables, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _descriptions(kind: type[pydantic.BaseModel], prefix: str = "") -> Iterable[tuple[str, str]]:
+def _descriptions(
+    kind: type[pydantic.BaseModel], prefix: str = "", *, sections: bool = False
+) -> Iterable[tuple[str, str]]:
     for name, field in kind.model_fields.items():
         section = _section(field.annotation)
         if section is not None:
-            yield from _descriptions(section, f"{prefix}{name}.")
+            if sections:
+                yield f"{prefix}{name}", field.description or ""
+            yield from _descriptions(section, f"{prefix}{name}.", sections=sections)
         else:
             yield f"{prefix}{name}", field.description or ""
 

@@ -5,7 +5,8 @@ T tokens   N target tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from bessemer.models.attention import positions
-from bessemer.train.packing import Row
+from bessemer.train.packing import Row, side_by_side
+
+NO_COLUMNS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class MicroBatch(NamedTuple):
@@ -25,6 +28,7 @@ class MicroBatch(NamedTuple):
         lengths: tokens of each piece.
         sources_N: where in T the hidden state that predicts each target is.
         targets_N: token ids to predict.
+        columns: what the objective knows besides; the first axis is pieces or targets.
     """
 
     ids_T: Tensor
@@ -32,6 +36,13 @@ class MicroBatch(NamedTuple):
     lengths: tuple[int, ...]
     sources_N: Tensor
     targets_N: Tensor
+    columns: Mapping[str, Tensor] = NO_COLUMNS
+
+    @property
+    def pieces_N(self) -> Tensor:
+        """Which piece each target is in, int64."""
+        ends_P = torch.tensor(self.lengths).cumsum(0)
+        return torch.searchsorted(ends_P, self.sources_N, right=True)
 
     @property
     def tokens(self) -> int:
@@ -53,6 +64,10 @@ def micro_batch(rows: Sequence[Row]) -> MicroBatch:
         lengths,
         torch.from_numpy(np.concatenate(sources)),
         torch.from_numpy(np.concatenate([row.targets for row in rows])),
+        {
+            name: torch.from_numpy(column)
+            for name, column in side_by_side([row.columns for row in rows]).items()
+        },
     )
 
 

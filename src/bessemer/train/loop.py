@@ -2,7 +2,7 @@
 
 The run's folder says everything: `plan.json` and `recipe.toml` what to do, `resolved.toml` what
 was decided at the start, `checkpoints/` where to continue. The same call starts a run and resumes
-one. Progress is told in events and nowhere else.
+one. Progress is told in events and nowhere else. What there is to learn is a `task`.
 
 What decides a step's result is fixed before the first one: the number of steps (so the schedule
 does not follow the clock), precision, threads, and the order of the data, which is a function of
@@ -12,9 +12,7 @@ does not follow the clock), precision, threads, and the order of the data, which
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -26,27 +24,29 @@ from bessemer.core.errors import Conflict, RunFailed
 from bessemer.core.events import EventLog
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
-from bessemer.models.decoder import Decoder
-from bessemer.models.folder import save_decoder
 from bessemer.train import checkpoint, network, precision
 from bessemer.train.allocator import keep_freed_memory
-from bessemer.train.attention import BlockAttention
-from bessemer.train.batch import MicroBatch, micro_batches
 from bessemer.train.checkpoint import Checkpoint
 from bessemer.train.flops import StepCost, step_cost
-from bessemer.train.lora import lora_layers, save_adapter
-from bessemer.train.loss import LossSum, linear_cross_entropy
-from bessemer.train.material import Material, chat_material, corpus, document_material
+from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
+from bessemer.train.material import open_tokenizer
+from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer, learning_rate
+from bessemer.train.output import write_output
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.sample import greedy
-from bessemer.train.space import refuse_if_full
 from bessemer.train.stopping import StopFlag
+from bessemer.train.task import Network, OpenEngine, Setting
+from bessemer.train.validation import validate
 from bessemer.train.weights import TrainedWeights
 
 
-def train(run: RunFolder) -> None:
+def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
     """Do the run, or what is left of it, and write `output/`.
+
+    Args:
+        open_engine: makes an engine over the live network, for objectives that learn from what
+            the network says.
 
     Raises:
         InvalidInput: the data does not fit the recipe.
@@ -61,29 +61,34 @@ def train(run: RunFolder) -> None:
         recipe = load(resolved if resolved.exists() else run.recipe, TrainRecipe).recipe
         base = Path(plan["model"]["path"]) if recipe.model.name else None
         torch.set_num_threads(int(plan["threads"]))
+        torch.manual_seed(recipe.seed)
         keep_freed_memory()
 
-        # 2. The data, in tokens.
-        material = read_material(recipe, plan, run.path / "tokenizer")
-
-        # 3. The network, in the precision this machine is faster in.
+        # 2. The network, in the precision this machine is faster in.
+        tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer")
         peak = precision.probe()
         chosen = precision.choose(recipe.precision, peak)
-        decoder = network.start(recipe, base, material.tokenizer, precision.DTYPES[chosen])
+        decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
         weights = TrainedWeights(decoder)
         optimizer = Optimizer(weights.masters, recipe.optimizer)
         cost = step_cost(decoder)
 
+        # 3. What it learns, and from what.
+        setting = Setting(recipe, plan, run.path, tokenizer, log.write, open_engine)
+        schedule = open_schedule(setting, decoder)
+
         # 4. The number of steps, from a measured speed; from here on nothing is decided again.
         step_s = None
         if recipe.steps is None:
-            step_s = measure_step_s(decoder, weights, material, recipe)
+            step_s = measure_step_s(decoder, weights, schedule, recipe)
         steps = recipe.steps or max(1, int(recipe.minutes * 60 / (step_s or 1.0)))
         recipe = recipe.model_copy(update={"steps": steps, "precision": chosen})
         if not resolved.exists():
             write_atomically(resolved, dumps(recipe).encode())
         log.write(
             "plan",
+            objective=recipe.objective,
+            measure=schedule.measure,
             steps=steps,
             tokens_per_step=recipe.tokens_per_step,
             precision=chosen,
@@ -94,14 +99,14 @@ def train(run: RunFolder) -> None:
             bf16_gflops=round(peak.bf16_gflops, 1),
             fp32_gflops=round(peak.fp32_gflops, 1),
             measured_step_s=step_s,
-            data_digest=material.digest,
-            **material.facts,
+            data_digest=schedule.digest,
+            **schedule.facts,
         )
 
         # 5. Where to continue.
-        done = resume(run, log, material, weights, optimizer)
+        done = resume(run, log, schedule, weights, optimizer)
         if done == 0:
-            log.write("validation", step=0, **validate(decoder, material, recipe))
+            log.write("validation", step=0, **validate(decoder, schedule, recipe.rows_at_once))
 
         # 6. The steps.
         validations = {round(steps * k / recipe.evaluation.times) for k in
@@ -111,11 +116,10 @@ def train(run: RunFolder) -> None:
         with StopFlag() as stop:
             for step in range(done + 1, steps + 1):
                 begin_s = time.monotonic()
-                batches = step_batches(material, recipe, step)
-                loss = accumulate(decoder, weights, batches)
+                measured = gradient_of(step, decoder, weights, schedule, recipe)
                 grad_norm = weights.clip(recipe.optimizer.clip)
                 if not math.isfinite(grad_norm):
-                    raise _not_finite(run, step, loss, grad_norm)
+                    raise _not_finite(run, step, measured.loss, grad_norm)
                 rate = learning_rate(step, steps, recipe.optimizer.learning_rate, recipe.schedule)
                 optimizer.step(rate)
                 weights.publish()
@@ -123,106 +127,86 @@ def train(run: RunFolder) -> None:
                 log.write(
                     "step",
                     step=step,
-                    loss=loss,
+                    loss=measured.loss,
                     lr=rate,
                     grad_norm=grad_norm,
-                    **_speed(batches, cost, durations_s, peak.peak_gflops, steps - step),
+                    **measured.metrics,
+                    **_speed(measured, cost, durations_s, peak.peak_gflops, steps - step),
                 )
                 if step in validations:
-                    log.write("validation", step=step, **validate(decoder, material, recipe))
+                    said = validate(decoder, schedule, recipe.rows_at_once)
+                    log.write("validation", step=step, **said)
                 is_due = time.monotonic() - last_saved_s >= recipe.checkpoints.every_s
                 if is_due or stop.requested or step == steps:
-                    save(run, log, step, material, recipe, weights, optimizer)
+                    save(run, log, step, schedule, recipe, weights, optimizer)
                     last_saved_s = time.monotonic()
                 if stop.requested and step < steps:
                     raise StopRequested
 
         # 7. What came of it.
-        prompt, count = material.prompt, recipe.evaluation.sample_tokens
-        answer = greedy(decoder, prompt, count, material.tokenizer.eos_ids)
-        decode = material.tokenizer.decode
-        log.write("sample", step=steps, prompt=decode(prompt), text=decode(answer))
-        write_output(run, plan, recipe, decoder, weights, base, material)
-        measured = [e for e in run.read() if e["kind"] == "validation"]
-        key = "loss" if material.validation_bytes is None else "bits_per_byte"
+        write_sample(log, steps, decoder, schedule, recipe)
+        write_output(run, plan, recipe, decoder, weights, tokenizer)
+        told = [event for event in run.read() if event["kind"] == "validation"]
         log.write(
             "result",
             steps=steps,
             tokens=steps * recipe.tokens_per_step,
-            measure=key,
-            before=measured[0][key],
-            after=measured[-1][key],
+            measure=schedule.measure,
+            before=told[0][schedule.measure],
+            after=told[-1][schedule.measure],
             output="output/model",
         )
 
 
-def read_material(recipe: TrainRecipe, plan: dict[str, Any], tokenizer: Path) -> Material:
-    """What the objective learns from."""
-    if recipe.objective == "pretrain":
-        return document_material(recipe, corpus(recipe.data.name), tokenizer)
-    return chat_material(recipe, Path(plan["dataset"]["path"]), Path(plan["model"]["path"]))
-
-
-def step_batches(material: Material, recipe: TrainRecipe, step: int) -> list[MicroBatch]:
-    """The micro-batches of step `step`, counted from 1: a pure function of the recipe and it."""
-    first = (step - 1) * recipe.batch.rows
-    rows = [material.train.row(first + k) for k in range(recipe.batch.rows)]
-    return micro_batches(rows, recipe.rows_at_once)
-
-
-def batch_loss(decoder: Decoder, batch: MicroBatch) -> LossSum:
-    """Sum of nats over the targets of one micro-batch."""
-    attend = BlockAttention(batch.lengths, decoder.head_weight.dtype)
-    hidden_TD = decoder(batch.ids_T, batch.positions_T, attend)
-    return linear_cross_entropy(hidden_TD, decoder.head_weight, batch.sources_N, batch.targets_N)
-
-
-def accumulate(decoder: Decoder, weights: TrainedWeights, batches: list[MicroBatch]) -> float:
-    """Leave the gradient of the step's mean loss in the masters; returns that loss.
-
-    The mean is over the target tokens of the whole step, not of each micro-batch.
-    """
-    global_targets = sum(batch.targets for batch in batches)
-    nats = 0.0
-    for batch in batches:
-        loss = batch_loss(decoder, batch)
-        (loss.nats / global_targets).backward()  # type: ignore[no-untyped-call]
-        weights.collect()
-        nats += loss.nats.item()
-    return nats / global_targets
+def gradient_of(
+    step: int, decoder: Network, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
+) -> Measured:
+    """Leave the gradient of step `step`, counted from 1, in the masters."""
+    parts = schedule.parts(step, recipe)
+    if recipe.deterministic == "any-world-size":
+        return accumulate_in_tree(
+            decoder, weights, parts, recipe.rows_at_once, recipe.virtual_shards
+        )
+    return accumulate(decoder, weights, parts, recipe.rows_at_once)
 
 
 def measure_step_s(
-    decoder: Decoder, weights: TrainedWeights, material: Material, recipe: TrainRecipe
+    decoder: Network, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
 ) -> float:
-    """Median seconds of forward and backward over the first real steps; nothing is changed."""
-    durations_s = []
-    for step in range(1, 6):
+    """Median seconds of forward and backward over the first real steps; nothing is changed.
+
+    Five of them, or fewer (two at least) when they take a twentieth of the run's time.
+    """
+    durations_s: list[float] = []
+    rng = torch.get_rng_state()
+    while len(durations_s) < 2 or (
+        len(durations_s) < 5 and sum(durations_s) < recipe.minutes * 60 / 20
+    ):
         begin_s = time.monotonic()
-        accumulate(decoder, weights, step_batches(material, recipe, step))
+        gradient_of(len(durations_s) + 1, decoder, weights, schedule, recipe)
         durations_s.append(time.monotonic() - begin_s)
         weights.forget_gradients()
+    torch.set_rng_state(rng)
     return statistics.median(durations_s[1:])  # the first one sets libraries up
 
 
-@torch.no_grad()
-def validate(decoder: Decoder, material: Material, recipe: TrainRecipe) -> dict[str, float]:
-    """`loss` in nats per target token, and `bits_per_byte` where that is the measure."""
-    sums = [
-        batch_loss(decoder, batch)
-        for batch in micro_batches(material.validation, recipe.rows_at_once)
-    ]
-    nats = sum(loss.nats.item() for loss in sums)
-    measured = {"loss": nats / sum(loss.tokens for loss in sums)}
-    if material.validation_bytes is not None:
-        measured["bits_per_byte"] = nats / math.log(2) / material.validation_bytes
-    return measured
+def write_sample(
+    log: EventLog, step: int, decoder: Any, schedule: Schedule, recipe: TrainRecipe
+) -> None:
+    """Let the network continue a prompt of its validation data, for people to read."""
+    task = schedule.tasks[0]
+    if not task.prompt:
+        return
+    prompt, count = list(task.prompt), recipe.evaluation.sample_tokens
+    answer = greedy(decoder, prompt, count, task.tokenizer.eos_ids)
+    decode = task.tokenizer.decode
+    log.write("sample", step=step, prompt=decode(prompt), text=decode(answer))
 
 
 def resume(
     run: RunFolder,
     log: EventLog,
-    material: Material,
+    schedule: Schedule,
     weights: TrainedWeights,
     optimizer: Optimizer,
 ) -> int:
@@ -237,10 +221,10 @@ def resume(
     if found.checkpoint is None:
         return 0
     step, tensors, facts = found.checkpoint
-    if facts["data_digest"] != material.digest:
+    if facts["data_digest"] != schedule.digest:
         raise Conflict(
             f"the data is not what {run.run_id} began with: its tokens have digest"
-            f" {material.digest[:12]}, the checkpoint says {facts['data_digest'][:12]}",
+            f" {schedule.digest[:12]}, the checkpoint says {facts['data_digest'][:12]}",
             next_step="start a new run",
         )
     weights.load({name: tensors[f"master.{name}"] for name in weights.masters})
@@ -255,7 +239,7 @@ def save(
     run: RunFolder,
     log: EventLog,
     step: int,
-    material: Material,
+    schedule: Schedule,
     recipe: TrainRecipe,
     weights: TrainedWeights,
     optimizer: Optimizer,
@@ -266,49 +250,21 @@ def save(
     facts = {
         "step": step,
         "rows": step * recipe.batch.rows,
-        "data_digest": material.digest,
+        "data_digest": schedule.digest,
         **_surroundings(),
     }
     checkpoint.save(run.checkpoints, Checkpoint(step, tensors, facts))
     log.write("checkpoint", step=step)
 
 
-def write_output(
-    run: RunFolder,
-    plan: dict[str, Any],
-    recipe: TrainRecipe,
-    decoder: Decoder,
-    weights: TrainedWeights,
-    base: Path | None,
-    material: Material,
-) -> None:
-    """`output/model`, a plain Hugging Face folder in float32, and `output/adapter` with LoRA."""
-    refuse_if_full(run.path, network.size_bytes(decoder), "the trained model")
-    new = run.path / ".output.tmp"
-    shutil.rmtree(new, ignore_errors=True)
-    like = base or material.tokenizer.folder
-    save_decoder(network.finished(decoder, weights, base), new / "model", like=like)
-    if base is None:
-        defaults = network.generation_defaults(material.tokenizer)
-        (new / "model" / "generation_config.json").write_text(json.dumps(defaults, indent=2))
-    if recipe.lora is not None:
-        save_adapter(
-            lora_layers(decoder),
-            new / "adapter",
-            rank=recipe.lora.rank,
-            alpha=recipe.lora.alpha,
-            base=plan["model"]["name"],
-        )
-    network.replace_folder(new, run.output)
-
-
 def _speed(
-    batches: list[MicroBatch],
+    measured: Measured,
     cost: StepCost,
     durations_s: list[float],
     peak_gflops: float,
     steps_left: int,
 ) -> dict[str, float]:
+    batches = measured.batches
     tokens = sum(batch.tokens for batch in batches)
     flops = sum(cost.flops(batch.tokens, batch.targets, batch.lengths) for batch in batches)
     return {

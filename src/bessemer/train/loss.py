@@ -1,31 +1,50 @@
-"""The loss: linear head and cross-entropy in one step, never holding all the logits.
+"""Losses on the linear head, never holding all the logits: cross-entropy, log-probabilities.
 
-Not here: which tokens are targets (see `packing`), and what the sum is divided by (see `loop`:
-the number of target tokens of the whole step, whichever micro-batch or process they are in).
+Not here: which tokens are targets (see `packing`), and what a sum is divided by (see `gradient`:
+the weight of the whole step, whichever micro-batch or process it is in).
 
     T tokens   N target tokens   C rows of one chunk   V vocabulary   D hidden size
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # Logits of one chunk: small enough for the processor's cache, large enough for its matmul.
 CHUNK_ELEMENTS = 2**23
 
 
+class Mean(NamedTuple):
+    """A mean in two parts, which add up over micro-batches and processes."""
+
+    total: float
+    weight: float
+
+
+NO_METRICS: Mapping[str, Mean] = MappingProxyType({})
+
+
 class LossSum(NamedTuple):
-    """Sum over target tokens of -ln p(token), in nats, and how many tokens that is.
+    """A loss summed over what it is about: target tokens (in nats), pairs, answers.
 
     Sums, not means: sums of micro-batches and of processes add up, and dividing once by the
-    global count weighs every target token of a step the same.
+    global weight counts every target token (or pair) of a step the same.
+
+    Attributes:
+        total: a scalar with a gradient.
+        weight: what the step's total is divided by, this micro-batch's part of it.
+        metrics: what else is worth telling, by name.
     """
 
-    nats: Tensor
-    tokens: int
+    total: Tensor
+    weight: float
+    metrics: Mapping[str, Mean] = NO_METRICS
 
 
 def linear_cross_entropy(
@@ -34,9 +53,13 @@ def linear_cross_entropy(
     positions_N: Tensor,
     targets_N: Tensor,
     *,
+    z_loss: float = 0.0,
     chunk_elements: int = CHUNK_ELEMENTS,
-) -> LossSum:
-    """Sum of -ln softmax(hidden[positions] @ head.T)[targets].
+) -> Tensor:
+    """Sum over targets of -ln softmax(logits)[target] + z_loss (ln sum exp logits)^2, in nats.
+
+    The logits of a target are hidden[position] @ head.T. The second term keeps their normalizer
+    near one (Chowdhery et al., 2022, PaLM, section 5).
 
     Logits exist for `chunk_elements / V` targets at a time. Their gradient is formed while they
     are at hand, in the forward pass, so the backward pass only scales what was kept: an (N, D)
@@ -49,20 +72,53 @@ def linear_cross_entropy(
         targets_N: int64 token ids.
         chunk_elements: how many logits may exist at once (one row at least).
 
-    >>> nats, tokens = linear_cross_entropy(hidden_TD, head_VD, positions_N, targets_N)
+    >>> nats = linear_cross_entropy(hidden_TD, head_VD, positions_N, targets_N)
     >>> (nats / global_tokens).backward()
     """
     chosen_ND = hidden_TD.index_select(0, positions_N)
     nats: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        chosen_ND, head_VD, targets_N, max(1, chunk_elements // len(head_VD))
+        chosen_ND, head_VD, targets_N, z_loss, max(1, chunk_elements // len(head_VD))
     )
-    return LossSum(nats, len(targets_N))
+    return nats
+
+
+def linear_logprobs(
+    hidden_TD: Tensor,
+    head_VD: Tensor,
+    positions_N: Tensor,
+    targets_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """ln softmax(logits / temperature)[target] of each target, (N,) in float32 or better.
+
+    For losses that weigh each token's gradient differently, which only their own backward pass
+    knows: so the logits of a chunk are computed again there.
+    """
+    rows = max(1, chunk_elements // len(head_VD))
+    parts = zip(torch.split(positions_N, rows), torch.split(targets_N, rows), strict=True)
+    return torch.cat(
+        [
+            checkpoint(
+                _logprobs, hidden_TD.index_select(0, place_C), head_VD, target_C, temperature,
+                use_reentrant=False, preserve_rng_state=False,
+            )
+            for place_C, target_C in parts
+        ]
+    )  # fmt: skip
+
+
+def _logprobs(hidden_CD: Tensor, head_VD: Tensor, target_C: Tensor, temperature: float) -> Tensor:
+    wide = torch.promote_types(hidden_CD.dtype, torch.float32)
+    logits_CV = (hidden_CD @ head_VD.T).to(wide) / temperature
+    return logits_CV.gather(1, target_C[:, None])[:, 0] - logits_CV.logsumexp(1)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, rows: int
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, z_loss: float, rows: int
     ) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         needs_hidden, needs_head, *_ = ctx.needs_input_grad
@@ -75,14 +131,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # In float32 although the products are bfloat16: exact sums, and one pass less than
             # the library's logsumexp and softmax together.
             shifted_CV = (hidden_CD @ head_VD.T).to(wide)
-            shifted_CV -= shifted_CV.amax(1, keepdim=True)
+            highest_C1 = shifted_CV.amax(1, keepdim=True)
+            shifted_CV -= highest_C1
             chosen_C1 = shifted_CV.gather(1, targets_C1)
             weights_CV = shifted_CV.exp_()
             total_C1 = weights_CV.sum(1, keepdim=True)
             nats += (total_C1.log() - chosen_C1).sum()
+            if z_loss:
+                log_z_C1 = total_C1.log() + highest_C1
+                nats += z_loss * log_z_C1.square().sum()
             if d_hidden_ND is None and d_head_VD is None:
                 continue
             d_logits_CV = weights_CV.div_(total_C1)
+            if z_loss:
+                d_logits_CV *= 1 + 2 * z_loss * log_z_C1
             d_logits_CV.scatter_add_(1, targets_C1, -torch.ones_like(total_C1))
             d_logits_CV = d_logits_CV.to(hidden_ND.dtype)
             if d_hidden_ND is not None:
@@ -94,12 +156,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats
 
     @staticmethod
-    def backward(ctx: Any, *d_nats: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *d_nats: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = d_nats
         d_hidden_ND, d_head_VD = ctx.saved_tensors
         return (
             None if d_hidden_ND is None else d_hidden_ND * scale.to(d_hidden_ND.dtype),
             None if d_head_VD is None else (d_head_VD * scale).to(ctx.head_dtype),
+            None,
             None,
             None,
         )

@@ -35,8 +35,6 @@ class Material:
     Attributes:
         train: endless, in the recipe's order.
         validation: the same few rows each time.
-        validation_bytes: UTF-8 bytes of the validation targets where the measure is bits per
-            byte; None where it is nats per target token.
         prompt: token ids that the sample at the end continues.
         facts: counts for the plan event.
         digest: SHA-256 of the tokens of `train` and `validation`.
@@ -45,7 +43,6 @@ class Material:
     tokenizer: Tokenizer
     train: Rows
     validation: list[Row]
-    validation_bytes: int | None
     prompt: list[int]
     digest: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -62,14 +59,14 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     length = recipe.batch.sequence_length
 
     def pieces(split: Split) -> tuple[list[Piece], int]:
-        every = _encode_chats(chats.split(split), tokenizer, template)
+        every = _encode_chats(chats.split(split), tokenizer, template, recipe.sft.roles)
         fitting = [piece for piece in every if len(piece.ids) <= length]
         return fitting, len(every) - len(fitting)
 
     train, train_dropped = pieces("train")
     validation, validation_dropped = pieces("validation")
     dropped = train_dropped + validation_dropped
-    if dropped and recipe.data.over_long == "refuse":
+    if dropped and recipe.dataset.over_long == "refuse":
         raise InvalidInput(
             f"{dropped} chats are longer than a row of {length} tokens",
             next_step='set batch.sequence_length higher, or data.over_long="drop"',
@@ -82,7 +79,6 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
         tokenizer=tokenizer,
         train=ChatRows(train, length, recipe.seed),
         validation=_take(rows, recipe.evaluation.rows, len(rows.epoch(0))),
-        validation_bytes=None,
         prompt=_first_prompt(chats.split("validation"), tokenizer, template),
         digest=_digest(piece.ids for piece in (*train, *validation)),
         facts={
@@ -104,16 +100,26 @@ def corpus(name: str) -> list[Document]:
     return list(stdlib_sources())
 
 
-def document_material(
-    recipe: TrainRecipe, documents: Sequence[Document], tokenizer_folder: Path
-) -> Material:
-    """Documents, in tokens of a BPE that is trained on those of the training split.
+def open_tokenizer(recipe: TrainRecipe, base: Path | None, folder: Path) -> Tokenizer:
+    """The model's own, or for a new model a BPE trained on the training documents.
 
-    The tokenizer is read from `tokenizer_folder` if it is there, else trained and written.
+    That one is read from `folder` if it is there, else trained and written.
     """
+    if base is not None:
+        return Tokenizer.load(base)
+    if not (folder / "tokenizer_config.json").exists():  # the last file that training writes
+        documents = corpus(recipe.dataset.name)
+        texts = (document.text for document in documents if split_of(document.id) == "train")
+        train_bpe(texts, recipe.model.vocab_size, folder)
+    return Tokenizer.load(folder)
+
+
+def document_material(
+    recipe: TrainRecipe, documents: Sequence[Document], tokenizer: Tokenizer
+) -> Material:
+    """Documents, split by the hash of their names."""
     train = [document for document in documents if split_of(document.id) == "train"]
     validation = [document for document in documents if split_of(document.id) == "validation"]
-    tokenizer = _tokenizer(train, recipe.model.vocab_size, tokenizer_folder)
     train_ids, validation_ids = _encode(train, tokenizer), _encode(validation, tokenizer)
     length, start_id = recipe.batch.sequence_length, _start_id(tokenizer)
     rows = DocumentRows(validation_ids, length, recipe.seed, start_id)
@@ -122,7 +128,6 @@ def document_material(
         tokenizer=tokenizer,
         train=DocumentRows(train_ids, length, recipe.seed, start_id),
         validation=validation_rows,
-        validation_bytes=_count_bytes(validation_rows, tokenizer),
         prompt=[start_id, *validation_ids[0][:32].tolist()],
         digest=_digest((*train_ids, *validation_ids)),
         facts={
@@ -135,12 +140,12 @@ def document_material(
 
 
 def _encode_chats(
-    chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTemplate
+    chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTemplate, roles: Sequence[str]
 ) -> list[Piece]:
     pieces = []
     for number, chat in enumerate(chats, start=1):
         try:
-            ids, is_target = encode_chat(chat.messages, tokenizer, template)
+            ids, is_target = encode_chat(chat.messages, tokenizer, template, roles)
         except InvalidInput as fault:
             raise DataError(fault.message, line=number, next_step=fault.next_step) from fault
         pieces.append(Piece(np.array(ids, dtype=np.int64), np.array(is_target, dtype=np.bool_)))
@@ -151,12 +156,6 @@ def _first_prompt(chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTem
     messages = list(chats[0].messages)
     answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     return encode_prompt(messages[:answer], tokenizer, template)
-
-
-def _tokenizer(documents: Sequence[Document], vocab_size: int, folder: Path) -> Tokenizer:
-    if not (folder / "tokenizer_config.json").exists():  # the last file that training writes
-        train_bpe((document.text for document in documents), vocab_size, folder)
-    return Tokenizer.load(folder)
 
 
 def _encode(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Ids]:
@@ -172,15 +171,6 @@ def _start_id(tokenizer: Tokenizer) -> int:
 
 def _take(rows: Rows, wanted: int, there_are: int) -> list[Row]:
     return [rows.row(position) for position in range(min(wanted, there_are))]
-
-
-def _count_bytes(rows: Sequence[Row], tokenizer: Tokenizer) -> int:
-    """Bytes that the targets spell. A start token spells none: it is overhead of the model."""
-    every = range(tokenizer.vocab_size)
-    sizes = np.array(
-        [0 if tokenizer.is_special(i) else len(tokenizer.token_bytes(i)) for i in every]
-    )
-    return int(sum(sizes[row.targets].sum() for row in rows))
 
 
 def _digest(ids: Iterable[Ids]) -> str:

@@ -10,13 +10,16 @@ row ends; the pieces of one document in two rows are strangers to each other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Columns = Mapping[str, NDArray[Any]]
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 class Row(NamedTuple):
@@ -27,12 +30,14 @@ class Row(NamedTuple):
         lengths: tokens of each piece; they sum to `len(ids)`.
         sources: index within `ids` of the token that sees up to, and predicts, each target.
         targets: the token ids to predict.
+        columns: what an objective knows besides, one entry a piece or one a target.
     """
 
     ids: Ids
     lengths: tuple[int, ...]
     sources: Ids
     targets: Ids
+    columns: Columns = NO_COLUMNS
 
 
 class Rows(Protocol):
@@ -42,10 +47,14 @@ class Rows(Protocol):
 
 
 class Piece(NamedTuple):
-    """One chat as tokens; `is_target[i]` says whether token i is taught."""
+    """One chat as tokens; `is_target[i]` says whether token i is taught.
+
+    `columns` have one entry (for the piece) or one for each target that can be predicted.
+    """
 
     ids: Ids
     is_target: NDArray[np.bool_]
+    columns: Columns = NO_COLUMNS
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:
@@ -118,7 +127,15 @@ def join(pieces: Sequence[Piece]) -> Row:
     predicted = np.concatenate([_after_first(piece.is_target) for piece in pieces])
     places = predicted.nonzero()[0]
     lengths = tuple(len(piece.ids) for piece in pieces)
-    return Row(ids, lengths, places - 1, ids[places])
+    return Row(
+        ids, lengths, places - 1, ids[places], side_by_side([piece.columns for piece in pieces])
+    )
+
+
+def side_by_side(columns: Sequence[Columns]) -> Columns:
+    """Columns of several pieces or rows, joined along the first axis."""
+    assert all(each.keys() == columns[0].keys() for each in columns), [set(c) for c in columns]
+    return {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
 
 
 def _after_first(is_target: NDArray[np.bool_]) -> NDArray[np.bool_]:

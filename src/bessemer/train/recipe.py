@@ -1,4 +1,4 @@
-"""What a training run is told: the recipe, every field with its reason. No torch here.
+"""What a training run is told: the recipe. No torch here.
 
 One dial comes first, `minutes`; the rest has defaults or is derived when the run starts. What was
 derived (steps, precision, rows at once) is written into the run's `resolved.toml`, so that a
@@ -7,118 +7,49 @@ resumed run decides nothing again.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from bessemer.core.recipes import Frozen
+from bessemer.train.sections import (
+    Above,
+    BatchSection,
+    CheckpointSection,
+    DataSection,
+    DistillSection,
+    DpoSection,
+    EvaluationSection,
+    GrpoSection,
+    GuardSection,
+    LoraSection,
+    MixturePart,
+    ModelSection,
+    MoeSection,
+    Objective,
+    OptimizerSection,
+    Positive,
+    Precision,
+    PretrainSection,
+    ReptileSection,
+    RewardSection,
+    ScheduleSection,
+    SftSection,
+)
 
-Objective = Literal["sft", "pretrain"]
-Precision = Literal["bf16", "fp32"]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class ModelSection(Frozen):
-    """Where the weights come from: a model to start from, or a shape to start from nothing."""
-
-    name: str | None = Field(
-        default=None, description="model to start from: a name, digest or folder"
-    )
-    depth: Positive | None = Field(
-        default=None,
-        description="layers of a new model; width is 64 a layer, all else follows from it",
-    )
-    vocab_size: Annotated[int, Field(ge=300)] = Field(
-        default=8192,
-        description="tokens of a new model's byte-level BPE, trained on the training files",
-    )
-
-
-class DataSection(Frozen):
-    name: str = Field(
-        description="dataset of chats; for pretraining `python-stdlib`, the interpreter's source"
-    )
-    over_long: Literal["refuse", "drop"] = Field(
-        default="drop",
-        description="chats longer than a row: stop, or leave them out and say how many",
-    )
-
-
-class LoraSection(Frozen):
-    """Train a low-rank difference (Hu et al., 2021) instead of the weights themselves."""
-
-    rank: Positive = Field(default=16, description="rank of each difference B A")
-    alpha: Annotated[float, Field(gt=0)] = Field(
-        default=32.0, description="the difference is scaled by alpha / rank"
-    )
-
-
-class BatchSection(Frozen):
-    sequence_length: Annotated[int, Field(ge=8)] = Field(
-        default=512,
-        description="tokens of a row; a row holds whole chats that cannot see each other",
-    )
-    rows: Positive = Field(default=2, description="rows of one optimizer step, over all processes")
-    rows_at_once: Positive | None = Field(
-        default=None, description="rows of one forward pass; by default as many as make 8192 tokens"
-    )
-
-
-class OptimizerSection(Frozen):
-    """AdamW (Loshchilov and Hutter, 2019)."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=2e-3, description="peak rate; choose it on validation, never on test"
-    )
-    betas: tuple[float, float] = Field(
-        default=(0.9, 0.99),
-        description="decay of the running mean of gradients and of their squares",
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="pull of matrices toward zero, per step and unit of rate"
-    )
-    clip: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="longest allowed gradient (Euclidean norm over all weights)"
-    )
-
-
-class ScheduleSection(Frozen):
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        default=5, description="steps over which the rate rises linearly to its peak"
-    )
-    shape: Literal["linear", "cosine"] = Field(
-        default="linear", description="how the rate then falls"
-    )
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.1, description="the rate of the last step, as a fraction of the peak"
-    )
-
-
-class EvaluationSection(Frozen):
-    times: Positive = Field(
-        default=4, description="validations spread over the run, besides the one before it"
-    )
-    rows: Positive = Field(
-        default=16, description="validation rows measured each time; always the same"
-    )
-    sample_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=48, description="tokens of the sample written at the end"
-    )
-
-
-class CheckpointSection(Frozen):
-    every_s: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="seconds between checkpoints; the two newest are kept"
-    )
+__all__ = ["Objective", "OptimizerSection", "Precision", "ScheduleSection", "TrainRecipe"]
 
 
 class TrainRecipe(Frozen):
     """A training run. `minutes` is the dial; everything else may be left alone."""
 
     objective: Objective = Field(
-        description="sft: teach a model the answers of chats; pretrain: next token, from scratch"
+        description="pretrain: next token; sft: the answers of chats; dpo: preferred answers;"
+        " grpo: answers that earn rewards; reward: a model of preferences; distill: a teacher;"
+        " reptile: to learn quickly; mixture: several of these"
     )
-    minutes: Annotated[float, Field(gt=0)] = Field(
+    minutes: Above = Field(
         description="time for the optimizer's steps; reading data and validating come on top"
     )
     steps: Positive | None = Field(
@@ -130,23 +61,45 @@ class TrainRecipe(Frozen):
         default="auto",
         description="of the matrix products; auto: bf16 where this machine is faster in it",
     )
+    deterministic: Literal["run", "any-world-size"] = Field(
+        default="run",
+        description="run: equal bits on equal machines and threads; any-world-size: gradients are"
+        " summed along one fixed tree, so that the number of processes does not matter either",
+    )
+    virtual_shards: Positive = Field(
+        default=8, description="leaves of that tree; each step's rows are divided among them"
+    )
+    compile: bool = Field(
+        default=False, description="compile each layer first (needs a C++ compiler, takes a while)"
+    )
+    recompute: Literal["off", "layers"] = Field(
+        default="off",
+        description="layers: keep each layer's input only, and compute it again going backward",
+    )
     model: ModelSection
-    data: DataSection
+    data: DataSection | None = Field(default=None, description="absent only in a mixture")
+    pretrain: PretrainSection = PretrainSection()
+    sft: SftSection = SftSection()
+    dpo: DpoSection = DpoSection()
+    grpo: GrpoSection = GrpoSection()
+    reward: RewardSection = RewardSection()
+    distill: DistillSection | None = Field(default=None, description="needed to distill")
+    reptile: ReptileSection = ReptileSection()
+    mixture: tuple[MixturePart, ...] = Field(default=(), description="tasks of a mixture")
+    moe: MoeSection = MoeSection()
     lora: LoraSection | None = Field(default=None, description="absent: every weight is trained")
     batch: BatchSection = BatchSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoints: CheckpointSection = CheckpointSection()
+    guard: GuardSection = GuardSection()
 
     @model_validator(mode="after")
-    def _one_origin(self) -> TrainRecipe:
-        if self.objective == "sft" and (self.model.name is None or self.model.depth is not None):
-            raise ValueError("sft starts from a model: set model.name, and not model.depth")
-        if self.objective == "pretrain" and (self.model.depth is None or self.model.name):
-            raise ValueError("pretrain starts from nothing: set model.depth, and not model.name")
-        if self.objective == "pretrain" and self.lora is not None:
-            raise ValueError("pretrain trains every weight: remove the section [lora]")
+    def _is_whole(self) -> TrainRecipe:
+        for complaint in _COMPLAINTS:
+            if said := complaint(self):
+                raise ValueError(said)
         return self
 
     @property
@@ -157,3 +110,81 @@ class TrainRecipe(Frozen):
     def rows_at_once(self) -> int:
         fitting = max(1, 8192 // self.batch.sequence_length)
         return min(self.batch.rows, self.batch.rows_at_once or fitting)
+
+    @property
+    def parts(self) -> tuple[MixturePart, ...]:
+        """The tasks of a mixture; none for a single objective."""
+        return self.mixture if self.objective == "mixture" else ()
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """Every dataset the recipe names, each once, in its order."""
+        sections = [part.data for part in self.parts] or [self.dataset]
+        return list(dict.fromkeys(section.name for section in sections))
+
+    @property
+    def other_model_names(self) -> list[str]:
+        """Models besides the one that is trained: teacher and reward models."""
+        rewards = self.grpo.rewards if self.objective == "grpo" else ()
+        names = [reward.model for reward in rewards if reward.model is not None]
+        teachers = [self.distill.teacher] if self.distill and self._distills else []
+        return list(dict.fromkeys(names + teachers))
+
+    @property
+    def dataset(self) -> DataSection:
+        """The one dataset of a recipe that is no mixture."""
+        assert self.data is not None
+        return self.data
+
+    def of_part(self, part: MixturePart) -> TrainRecipe:
+        """The recipe of one task of the mixture, as if it stood alone."""
+        return self.model_copy(
+            update={"objective": part.objective, "data": part.data, "mixture": ()}
+        )
+
+    @property
+    def _distills(self) -> bool:
+        return any(o == "distill" for o in (self.objective, *(p.objective for p in self.parts)))
+
+
+def _about_origin(recipe: TrainRecipe) -> str | None:
+    name, depth = recipe.model.name, recipe.model.depth
+    if recipe.objective == "pretrain":
+        if (name is None) == (depth is None):
+            return "pretrain starts from nothing (set model.depth) or from a model (model.name)"
+    elif name is None or depth is not None:
+        return f"{recipe.objective} starts from a model: set model.name, and not model.depth"
+    if depth is not None and recipe.lora is not None:
+        return "a new model has every weight trained: remove the section [lora]"
+    return None
+
+
+def _about_data(recipe: TrainRecipe) -> str | None:
+    if recipe.objective == "mixture":
+        if recipe.data is not None or len(recipe.mixture) < 2:
+            return "a mixture has two or more [[mixture]] tables, each with its data, and no [data]"
+    elif recipe.data is None:
+        return "set data.name"
+    elif recipe.mixture:
+        return '[[mixture]] is read with objective = "mixture" only'
+    return None
+
+
+def _about_parts(recipe: TrainRecipe) -> str | None:
+    if recipe._distills and recipe.distill is None:
+        return "distill needs a teacher: set distill.teacher"
+    for reward in recipe.grpo.rewards:
+        if (reward.kind == "format") != (reward.pattern is not None):
+            return "a reward of kind format has a pattern, and no other has one"
+        if (reward.kind == "model") != (reward.model is not None):
+            return "a reward of kind model names its model, and no other does"
+    if recipe.objective == "reptile" and recipe.deterministic == "any-world-size":
+        return "reptile's inner steps follow each other; deterministic can only be run"
+    return None
+
+
+_COMPLAINTS: tuple[Callable[[TrainRecipe], str | None], ...] = (
+    _about_origin,
+    _about_data,
+    _about_parts,
+)

@@ -48,6 +48,18 @@ class TrainedWeights:
                 master.grad += parameter.grad
             parameter.grad = None
 
+    def take_gradients(self) -> dict[str, Tensor]:
+        """The gradients collected so far; the masters start again from none."""
+        taken = {n: m.grad for n, m in self.masters.items() if m.grad is not None}
+        for master in self.masters.values():
+            master.grad = None
+        return taken
+
+    def give_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Make these the masters' gradients."""
+        for name, gradient in gradients.items():
+            self.masters[name].grad = gradient
+
     @torch.no_grad()
     def clip(self, longest: float) -> float:
         """Shorten the gradient to at most `longest`; returns how long it was.

@@ -1,0 +1,97 @@
+"""Which tasks a run has, and which rows of each go into a step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from bessemer.train.gradient import Part
+from bessemer.train.objectives import language
+from bessemer.train.recipe import Objective, TrainRecipe
+from bessemer.train.task import Setting, Task
+
+
+class Schedule:
+    """The tasks of a run, and whose turn it is at each position of the run's order.
+
+    A mixture's positions are dealt to its tasks by their weights, evenly spread
+    (`data.interleaving`); a single task has all of them.
+    """
+
+    def __init__(self, tasks: Sequence[Task], weights: Sequence[float]) -> None:
+        assert tasks and len(tasks) == len(weights), (tasks, weights)
+        self.tasks = tasks
+        self.weights = weights
+        self._turns = None
+        if len(tasks) > 1:
+            from bessemer.data.interleaving import Interleaving
+
+            self._turns = Interleaving(weights)
+
+    def parts(self, step: int, recipe: TrainRecipe) -> list[Part]:
+        """The rows of step `step`, counted from 1, by task."""
+        first = (step - 1) * recipe.batch.rows
+        wanted: dict[int, list[int]] = {}
+        for position in range(first, first + recipe.batch.rows):
+            source, index = self._turns.at(position) if self._turns else (0, position)
+            wanted.setdefault(source, []).append(index)
+        return [
+            Part(task, task.rows(indices), len(indices) / recipe.batch.rows)
+            for task, indices in ((self.tasks[s], found) for s, found in sorted(wanted.items()))
+        ]
+
+    @property
+    def measure(self) -> str:
+        """The validation metric that the run is judged by."""
+        return self.tasks[0].measure if len(self.tasks) == 1 else "loss"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all the data."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].digest
+        joined = "\n".join(task.digest for task in self.tasks)
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts for the plan event; those of several tasks carry the tasks' names."""
+        if len(self.tasks) == 1:
+            return dict(self.tasks[0].facts)
+        return {
+            f"{task.name}/{key}": value for task in self.tasks for key, value in task.facts.items()
+        }
+
+
+def open_schedule(setting: Setting, network: nn.Module) -> Schedule:
+    """Open what the recipe names.
+
+    Raises:
+        InvalidInput: the data does not fit the recipe.
+    """
+    recipe = setting.recipe
+    if recipe.objective != "mixture":
+        return Schedule([open_task(setting, network)], [1.0])
+    tasks = []
+    for number, part in enumerate(recipe.parts):
+        folder = setting.folder / f"task-{number}"
+        folder.mkdir(exist_ok=True)
+        task = open_task(replace(setting, recipe=recipe.of_part(part), folder=folder), network)
+        task.name = f"{number}-{part.objective}"
+        tasks.append(task)
+    return Schedule(tasks, [part.weight for part in recipe.parts])
+
+
+def open_task(setting: Setting, network: nn.Module) -> Task:
+    """The task of a recipe that is no mixture; `network` is as it is before the first step."""
+    return OBJECTIVES[setting.recipe.objective](setting, network)
+
+
+OBJECTIVES: Mapping[Objective, Callable[[Setting, nn.Module], Task]] = {
+    "pretrain": language.open_pretrain,
+    "sft": language.open_sft,
+}

@@ -1,0 +1,51 @@
+"""What a run leaves: `output/model`, a Hugging Face folder, and with LoRA `output/adapter`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bessemer.core.runs import RunFolder
+from bessemer.models.decoder import Decoder
+from bessemer.models.folder import save_decoder
+from bessemer.text.tokenizer import Tokenizer
+from bessemer.train import network
+from bessemer.train.lora import lora_layers, save_adapter
+from bessemer.train.recipe import TrainRecipe
+from bessemer.train.space import refuse_if_full
+from bessemer.train.weights import TrainedWeights
+
+
+def write_output(
+    run: RunFolder,
+    plan: dict[str, Any],
+    recipe: TrainRecipe,
+    decoder: Decoder,
+    weights: TrainedWeights,
+    tokenizer: Tokenizer,
+) -> None:
+    """Write `output/` as a whole, in float32, LoRA merged.
+
+    Raises:
+        OutOfSpace: it does not fit; there is no `output` then.
+    """
+    refuse_if_full(run.path, network.size_bytes(decoder), "the trained model")
+    new = run.path / ".output.tmp"
+    shutil.rmtree(new, ignore_errors=True)
+    base = Path(plan["model"]["path"]) if plan["model"] else None
+    like = base or tokenizer.folder
+    save_decoder(network.finished(decoder, weights, base), new / "model", like=like)
+    if base is None:
+        defaults = network.generation_defaults(tokenizer)
+        (new / "model" / "generation_config.json").write_text(json.dumps(defaults, indent=2))
+    if recipe.lora is not None:
+        save_adapter(
+            lora_layers(decoder),
+            new / "adapter",
+            rank=recipe.lora.rank,
+            alpha=recipe.lora.alpha,
+            base=plan["model"]["name"],
+        )
+    network.replace_folder(new, run.output)
