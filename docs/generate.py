@@ -50,6 +50,7 @@ MEANING = {
     "stop": f"up to {parameters.MAX_STOPS} strings; none of them is in the answer",
     "stream": "server-sent events, ended by `[DONE]`",
     "stream_options": "`include_usage`; `include_obfuscation` is refused when true",
+    "suffix": "completions: what follows the answer; for models trained to fill in the middle",
     "logprobs": "chat: true or false; completions: how many alternatives",
     "top_logprobs": "with `logprobs`",
 }

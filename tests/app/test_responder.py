@@ -322,3 +322,13 @@ def byte_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """`text` as one token a byte, the hardest case there is."""
     single = {tokenizer.token_bytes(id_): id_ for id_ in range(tokenizer.vocab_size)}
     return [single[bytes([byte])] for byte in text.encode()]
+
+
+def test_a_suffix_asks_for_what_stands_between(tokenizer: Tokenizer) -> None:
+    engine = FakeEngine()
+    respond(tokenizer, engine, ask(prompt="hello", suffix=" on"))
+    (asked,) = engine.requests
+    shown = tokenizer.decode(asked.prompt_ids, skip_special=False)
+    assert shown == "<|fim_prefix|>hello<|fim_suffix|> on<|fim_middle|>"
+    with pytest.raises(InvalidInput, match="has to be text"):
+        respond(tokenizer, engine, ask(prompt=[1, 2], suffix=" on"))

@@ -87,9 +87,16 @@ def test_logprobs_are_parallel_lists_with_offsets_in_characters() -> None:
     assert [offset for part in found if part for offset in part["text_offset"]] == [0, 2, 3]
 
 
+@pytest.mark.parametrize(("suffix", "asked"), [("end", "end"), ("", None), (None, None)])
+def test_a_suffix_is_handed_on(suffix: str | None, asked: str | None) -> None:
+    responder = FakeResponder()
+    assert complete(app_of(responder), suffix=suffix).status == 200
+    assert [request.suffix for request in responder.requests] == [asked]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("echo", True), ("suffix", "end"), ("best_of", 3), ("logit_bias", {"5": 1})],
+    [("echo", True), ("best_of", 3), ("logit_bias", {"5": 1})],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, value: object) -> None:
     answer = complete(app_of(FakeResponder()), **{field: value})

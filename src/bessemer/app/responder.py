@@ -15,6 +15,7 @@ from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, Inval
 from bessemer.core.protocols import ChatRequest, Delta, Engine, GenerateRequest, Message
 from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
+from bessemer.text.infilling import infill_prompt
 from bessemer.text.tokenizer import Tokenizer
 
 # Encoding more than this takes long enough to be felt by the other requests of the server.
@@ -128,6 +129,8 @@ class EngineResponder:
     def _encode(self, request: ChatRequest) -> list[int]:
         if request.prompt is None:
             return self._encode_messages(request.messages)
+        if request.suffix is not None:
+            return self._encode_infill(request)
         if isinstance(request.prompt, str):
             ids = self._tokenizer.prefix_ids + self._tokenizer.encode(request.prompt)
         else:
@@ -140,6 +143,13 @@ class EngineResponder:
             fault = self._template
             raise InvalidInput(fault.message, next_step=fault.next_step, param="messages")
         return encode_prompt(messages, self._tokenizer, self._template)
+
+    def _encode_infill(self, request: ChatRequest) -> list[int]:
+        if not isinstance(request.prompt, str) or request.suffix is None:
+            raise InvalidInput(
+                "with 'suffix' the prompt has to be text, not token ids", param="prompt"
+            )
+        return infill_prompt(self._tokenizer, request.prompt, request.suffix)
 
     def _checked(self, ids: list[int]) -> list[int]:
         size = self._tokenizer.vocab_size
@@ -169,5 +179,5 @@ def _longest_token_bytes(tokenizer: Tokenizer) -> int:
 
 def _chars(request: ChatRequest) -> int:
     if request.prompt is not None:
-        return len(request.prompt)
+        return len(request.prompt) + len(request.suffix or "")
     return sum(len(message.get("content") or "") for message in request.messages)

@@ -100,11 +100,15 @@ Message = dict[str, Any]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages in, as OpenAI spells them, or a bare `prompt` for text completion."""
+    """Messages in, as OpenAI spells them, or a bare `prompt` for text completion.
+
+    With a `suffix` the answer is what stands between the prompt (text, then) and it.
+    """
 
     request_id: str
     messages: Sequence[Message] = ()
     prompt: str | Sequence[int] | None = None
+    suffix: str | None = None
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
     stop: Sequence[str] = ()

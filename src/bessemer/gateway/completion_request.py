@@ -27,17 +27,16 @@ Prompt = str | list[int]
 
 class CompletionBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     prompt: str | list[str | int | list[int]]
+    suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     # They would change the answer.
     echo: bool | None = None
-    suffix: str | None = None
     best_of: int | None = None
 
 
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
     **COMMON_NEUTRAL,
     "echo": (False,),
-    "suffix": ("",),
     "best_of": (1,),
 }
 
@@ -55,6 +54,7 @@ def parse_completion(raw: bytes, request_id: str) -> Ask:
         ChatRequest(
             request_id=f"{request_id}-{index}",
             prompt=prompt,
+            suffix=body.suffix or None,
             max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
             sampling=body.sampling(index % n),
             stop=body.stops(),

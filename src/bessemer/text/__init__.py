@@ -8,6 +8,7 @@ __all__ = [
     "chat_encoding",
     "chat_template",
     "detokenizer",
+    "infilling",
     "stop_strings",
     "tokenizer",
 ]

@@ -1,7 +1,7 @@
 """Trains a byte-level BPE vocabulary and writes it as a Hugging Face folder.
 
-Digits are single tokens, every byte has a token (so no text is unknown), and the one control
-token is `<|endoftext|>`, which stands between documents.
+Digits are single tokens, and every byte has a token, so no text is unknown. The control tokens are
+`<|endoftext|>`, which stands between documents, and the sentinels of fill-in-the-middle.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bessemer.core.errors import InvalidInput
+from bessemer.text.infilling import SENTINELS
 from bessemer.text.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-SMALLEST_VOCAB = 257  # every byte, and <|endoftext|>
+CONTROL_TOKENS = (END_OF_TEXT, *SENTINELS)
+SMALLEST_VOCAB = 256 + len(CONTROL_TOKENS)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
@@ -27,7 +29,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
     merge than asked for; `vocab_size` of the result says how many there are.
 
     Raises:
-        InvalidInput: `vocab_size` is below 257 (256 bytes and `<|endoftext|>`).
+        InvalidInput: `vocab_size` is below 260 (256 bytes and the control tokens).
     """
     if vocab_size < SMALLEST_VOCAB:
         raise InvalidInput(
@@ -42,7 +44,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -106,6 +106,11 @@ class Tokenizer:
         """Whether this is a control token, which text a person reads does not show."""
         return id_ in self._special_ids
 
+    def control_id(self, text: str) -> int | None:
+        """The id of the token that is exactly `text`, if there is one and it is a control token."""
+        id_ = self._backend.token_to_id(text)
+        return id_ if id_ in self._special_ids else None
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added ones included; a model's embedding may have more rows."""
