@@ -15,6 +15,7 @@ __all__ = [
     "frames",
     "home",
     "ids",
+    "interval",
     "principal",
     "processes",
     "protocols",

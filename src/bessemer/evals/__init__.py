@@ -10,8 +10,7 @@
     measuring    one model, one set of questions: a measurement that can be kept and used again
     exam         everything that will be asked, put together
     metrics      what is read out of a measurement, and which way is better
-    interval     the difference of two models with a paired bootstrap interval
-    comparing    measurements side by side: better, worse, or cannot tell
+    comparing    measurements side by side, with `core.interval`: better, worse, or cannot tell
     wording      that as plain sentences and table rows
     report       all of it as one value and as JSON
 
@@ -22,7 +21,6 @@ __all__ = [
     "asking",
     "comparing",
     "exam",
-    "interval",
     "items",
     "likelihood",
     "measuring",

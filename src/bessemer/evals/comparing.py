@@ -7,9 +7,16 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from bessemer.evals.interval import FEWEST_CLUSTERS, Interval, Pair, paired_interval, sign_test
+from bessemer.core.interval import (
+    FEWEST_CLUSTERS,
+    Interval,
+    Pair,
+    Share,
+    paired_interval,
+    sign_test,
+)
 from bessemer.evals.measuring import Measurement, describe_model
-from bessemer.evals.metrics import METRICS, Metric, MetricName, Share
+from bessemer.evals.metrics import METRICS, Metric, MetricName
 from bessemer.evals.recipe import EvalRecipe
 
 Verdict = Literal["better", "worse", "cannot tell"]

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from bessemer.core.interval import Share
 from bessemer.evals.likelihood import Likelihood
 from bessemer.evals.naming import Naming
 
 Row = Likelihood | Naming
 Stage = Literal["answers", "names", "unrelated"]
 MetricName = Literal["loss", "exact_match", "contains_name", "unrelated_loss"]
-
-
-class Share(NamedTuple):
-    """What one item puts into a metric: `sum(amount) / sum(weight)` is the metric's value."""
-
-    amount: float
-    weight: float
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bessemer.core.interval import Interval
 from bessemer.evals.comparing import Comparison, Value
-from bessemer.evals.interval import Interval
 from bessemer.evals.metrics import Metric, metric
 
 

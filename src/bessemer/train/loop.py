@@ -30,6 +30,7 @@ from bessemer.train.checkpoint import Checkpoint
 from bessemer.train.flops import StepCost, step_cost
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.material import open_tokenizer
+from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer, learning_rate
 from bessemer.train.output import write_output
@@ -106,7 +107,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         # 5. Where to continue.
         done = resume(run, log, schedule, weights, optimizer)
         if done == 0:
-            log.write("validation", step=0, **validate(decoder, schedule, recipe.rows_at_once))
+            log.write("validation", step=0, **judge(decoder, weights, schedule, recipe))
 
         # 6. The steps.
         validations = {round(steps * k / recipe.evaluation.times) for k in
@@ -134,7 +135,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                     **_speed(measured, cost, durations_s, peak.peak_gflops, steps - step),
                 )
                 if step in validations:
-                    said = validate(decoder, schedule, recipe.rows_at_once)
+                    said = judge(decoder, weights, schedule, recipe)
                     log.write("validation", step=step, **said)
                 is_due = time.monotonic() - last_saved_s >= recipe.checkpoints.every_s
                 if is_due or stop.requested or step == steps:
@@ -146,6 +147,8 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         # 7. What came of it.
         write_sample(log, steps, decoder, schedule, recipe)
         write_output(run, plan, recipe, decoder, weights, tokenizer)
+        if (task := schedule.reptile) is not None:
+            log.write("adaptation", **reptile.against_plain(decoder, weights, task, recipe))
         told = [event for event in run.read() if event["kind"] == "validation"]
         log.write(
             "result",
@@ -163,11 +166,22 @@ def gradient_of(
 ) -> Measured:
     """Leave the gradient of step `step`, counted from 1, in the masters."""
     parts = schedule.parts(step, recipe)
+    if (task := schedule.reptile) is not None:
+        return reptile.inner_gradient(decoder, weights, task, parts[0].rows)
     if recipe.deterministic == "any-world-size":
         return accumulate_in_tree(
             decoder, weights, parts, recipe.rows_at_once, recipe.virtual_shards
         )
     return accumulate(decoder, weights, parts, recipe.rows_at_once)
+
+
+def judge(
+    decoder: Network, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
+) -> dict[str, float]:
+    """`loss` and every metric on the validation data."""
+    if (task := schedule.reptile) is not None:
+        return reptile.validate_adapted(decoder, weights, task)
+    return validate(decoder, schedule, recipe.rows_at_once)
 
 
 def measure_step_s(

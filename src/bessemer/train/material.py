@@ -59,7 +59,7 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     length = recipe.batch.sequence_length
 
     def pieces(split: Split) -> tuple[list[Piece], int]:
-        every = _encode_chats(chats.split(split), tokenizer, template, recipe.sft.roles)
+        every = encode_chats(chats.split(split), tokenizer, template, recipe.sft.roles)
         fitting = [piece for piece in every if len(piece.ids) <= length]
         return fitting, len(every) - len(fitting)
 
@@ -80,7 +80,7 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
         train=ChatRows(train, length, recipe.seed),
         validation=_take(rows, recipe.evaluation.rows, len(rows.epoch(0))),
         prompt=_first_prompt(chats.split("validation"), tokenizer, template),
-        digest=_digest(piece.ids for piece in (*train, *validation)),
+        digest=digest_of(piece.ids for piece in (*train, *validation)),
         facts={
             "train_chats": len(train),
             "train_tokens": sum(len(piece.ids) for piece in train),
@@ -129,7 +129,7 @@ def document_material(
         train=DocumentRows(train_ids, length, recipe.seed, start_id),
         validation=validation_rows,
         prompt=[start_id, *validation_ids[0][:32].tolist()],
-        digest=_digest((*train_ids, *validation_ids)),
+        digest=digest_of((*train_ids, *validation_ids)),
         facts={
             "train_documents": len(train),
             "train_tokens": sum(map(len, train_ids)),
@@ -139,9 +139,14 @@ def document_material(
     )
 
 
-def _encode_chats(
+def encode_chats(
     chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTemplate, roles: Sequence[str]
 ) -> list[Piece]:
+    """Chats in tokens, taught on the messages of `roles`.
+
+    Raises:
+        DataError: naming the chat that the template cannot write.
+    """
     pieces = []
     for number, chat in enumerate(chats, start=1):
         try:
@@ -173,7 +178,8 @@ def _take(rows: Rows, wanted: int, there_are: int) -> list[Row]:
     return [rows.row(position) for position in range(min(wanted, there_are))]
 
 
-def _digest(ids: Iterable[Ids]) -> str:
+def digest_of(ids: Iterable[Ids]) -> str:
+    """SHA-256 of token ids, piece by piece."""
     digest = hashlib.sha256()
     for piece in ids:
         digest.update(len(piece).to_bytes(8, "little"))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from bessemer.train.gradient import Part
-from bessemer.train.objectives import language
+from bessemer.train.objectives import language, reptile
 from bessemer.train.recipe import Objective, TrainRecipe
 from bessemer.train.task import Setting, Task
 
@@ -43,6 +43,12 @@ class Schedule:
             Part(task, task.rows(indices), len(indices) / recipe.batch.rows)
             for task, indices in ((self.tasks[s], found) for s, found in sorted(wanted.items()))
         ]
+
+    @property
+    def reptile(self) -> reptile.ReptileTask | None:
+        """The one task whose gradient takes steps of its own; it is never part of a mixture."""
+        task = self.tasks[0]
+        return task if isinstance(task, reptile.ReptileTask) else None
 
     @property
     def measure(self) -> str:
@@ -94,4 +100,5 @@ def open_task(setting: Setting, network: nn.Module) -> Task:
 OBJECTIVES: Mapping[Objective, Callable[[Setting, nn.Module], Task]] = {
     "pretrain": language.open_pretrain,
     "sft": language.open_sft,
+    "reptile": reptile.open_reptile,
 }

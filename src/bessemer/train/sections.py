@@ -287,6 +287,11 @@ class DistillSection(Frozen):
 class ReptileSection(Frozen):
     """Meta-learning (Nichol et al., 2018): start where a few steps on a new task go far."""
 
+    tasks_by: Literal["system", "kind", "module"] = Field(
+        default="system",
+        description="which chats are one task: with the same system message, of the same kind, or"
+        " about the same top-level module",
+    )
     inner_steps: Positive = Field(default=5, description="steps on one task before the outer one")
     inner_rate: Above = Field(default=1e-3, description="rate of those steps (plain SGD)")
     shots: Positive = Field(default=4, description="chats of a task that an inner step sees")

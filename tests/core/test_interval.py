@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bessemer.evals.interval import Pair, paired_interval, sign_test, student_quantile
-from bessemer.evals.metrics import Share
+from bessemer.core.interval import Pair, Share, paired_interval, sign_test, student_quantile
 
 numbers = st.floats(0, 50, allow_nan=False)
 pairs_of_losses = st.lists(

@@ -9,7 +9,7 @@ Teachers Should Know About the Bootstrap": expanded percentiles): the quantiles 
 normal distribution has the tails that Student's t has, times sqrt(n / (n - 1)). Plain percentile
 and BCa intervals are too narrow at the sizes used here: over 1,500 simulated evaluations with
 skewed losses and 48 clusters, 95% intervals held in 91% (BCa), 93% (percentile) and 94% (this
-one); with 24 clusters in 91%, 92% and 94%. `tests/evals/test_interval.py` repeats it for this one.
+one); with 24 clusters in 91%, 92% and 94%. `tests/core/test_interval.py` repeats it for this one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bessemer.evals.metrics import Share
-
 RESAMPLES = 10_000
 LEVEL = 0.95
 # Below this the bootstrap knows too little of the spread for any verdict.
@@ -34,6 +32,13 @@ FEWEST_CLUSTERS = 10
 _BLOCK_DRAWS = 2_000_000
 
 Floats = npt.NDArray[np.float64]
+
+
+class Share(NamedTuple):
+    """What one item puts into a metric: `sum(amount) / sum(weight)` is the metric's value."""
+
+    amount: float
+    weight: float
 
 
 class Pair(NamedTuple):
