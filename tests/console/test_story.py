@@ -54,3 +54,18 @@ def test_nothing_is_made_up() -> None:
 def test_wording_does_what_its_examples_say() -> None:
     assert doctest.testmod(wording).failed == 0
     assert wording.ago(time.time() - 200) == "3 min ago"
+
+
+def test_an_objectives_own_metrics_are_figures_and_the_loss_has_its_unit() -> None:
+    story = Story.of(
+        [
+            {"t": 1.0, "kind": "plan", "steps": 4, "objective": "dpo", "measure": "accuracy"},
+            {"t": 2.0, "kind": "validation", "step": 0, "loss": 0.7, "accuracy": 0.5},
+            {"t": 3.0, "kind": "step", "step": 1, "loss": 0.6, "chosen_reward": 0.1, "lr": 1e-3},
+        ]
+    )
+    shown = {figure.name: (figure.value, figure.hint) for figure in story.figures}
+    assert shown["Training loss"] == (0.6, "nats per pair")
+    assert shown["Validation accuracy"] == (0.5, "")
+    assert shown["Training chosen reward"] == (0.1, "")
+    assert "Training lr" not in shown

@@ -20,6 +20,9 @@ from bessemer.core.runs import FINAL, RunFolder
 POLL_S = 0.25
 LINE_EVERY_S = 15.0
 SILENCE_S = 2.0
+# Events that are a line of their own, and metrics of an objective that stand beside the loss.
+TOLD = frozenset({"resumed", "checkpoint_skipped", "skipped", "adaptation"})
+HEADLINES = ("reward", "accuracy", "adapted_loss")
 
 
 class Bar(Protocol):
@@ -89,6 +92,8 @@ def _show(event: Event, bar: Bar, steps: int) -> None:
         bar.update(text, event["done"], event["total"])
     elif kind == "validation":
         bar.line("  ".join(["validation", *_figures(event)]))
+    elif kind in TOLD:
+        bar.line("  ".join([kind.replace("_", " "), *_figures(event)]))
     elif kind in ("note", "warning"):
         bar.line(str(event.get("message", event)))
 
@@ -114,6 +119,7 @@ def _number(value: Any) -> str:
 
 def _step(event: Event, steps: int) -> str:
     parts = [f"step {event['step']}/{steps}", f"loss {event['loss']:.3f}"]
+    parts += [f"{name} {event[name]:.3f}" for name in HEADLINES if name in event]
     if "tokens_s" in event:
         parts.append(f"{event['tokens_s']:,.0f} tok/s")
     if event.get("mfu") is not None:

@@ -89,6 +89,9 @@ class RunView:
         if isinstance(sentences, list) and sentences:
             return str(sentences[0])
         validation = self.story.validation
+        measure = str(self.story.plan.get("measure", "loss"))
+        if measure in validation and measure not in ("loss", "bits_per_byte"):
+            return f"validation {measure.replace('_', ' ')} {wording.figure(validation[measure])}"
         if "bits_per_byte" in validation:
             return f"{wording.figure(validation['bits_per_byte'])} bits per byte"
         if "loss" in validation:

@@ -14,6 +14,15 @@ from typing import Any, NamedTuple
 
 from bessemer.core.events import Event, read_events
 
+LOSS_UNITS = {
+    **dict.fromkeys(("pretrain", "sft", "distill", "reptile"), "nats per token"),
+    **dict.fromkeys(("dpo", "reward"), "nats per pair"),
+}
+# Fields of step and validation events that are shown by names of their own, or not at all.
+KNOWN = frozenset(
+    {"t", "kind", "step", "loss", "bits_per_byte", "lr", "grad_norm", "tokens_s", "mfu", "eta_s"}
+)
+
 
 class Figure(NamedTuple):
     """One measured value on a page. `form` names the filter that words it."""
@@ -115,10 +124,13 @@ class Story:
     def figures(self) -> list[Figure]:
         """What is known, in the order a page shows it; nothing is made up for what is not."""
         step, plan = self.step, self.plan
+        unit = LOSS_UNITS.get(str(plan.get("objective", "sft")), "")
         found = [
-            Figure("Training loss", step.get("loss"), "figure", "nats per token"),
-            Figure("Validation loss", self.validation.get("loss"), "figure", "nats per token"),
+            Figure("Training loss", step.get("loss"), "figure", unit),
+            Figure("Validation loss", self.validation.get("loss"), "figure", unit),
             Figure("Validation", self.validation.get("bits_per_byte"), "figure", "bits per byte"),
+            *_metrics("Validation", self.validation),
+            *_metrics("Training", step),
             Figure("Speed", step.get("tokens_s"), "count", "tokens/s"),
             Figure("MFU", step.get("mfu"), "share", _peak(plan)),
             Figure("Learning rate", step.get("lr"), "setting"),
@@ -127,6 +139,16 @@ class Story:
             Figure("Precision", plan.get("precision"), "setting"),
         ]
         return [figure for figure in found if figure.value is not None]
+
+
+def _metrics(where: str, event: Event) -> list[Figure]:
+    """What an objective tells besides its loss: accuracy, reward, the load of experts."""
+    told = [(name, value) for name, value in event.items() if name not in KNOWN]
+    return [
+        Figure(f"{where} {name.replace('_', ' ')}", value, "figure")
+        for name, value in told
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
 
 
 class Curves(NamedTuple):
