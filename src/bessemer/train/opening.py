@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bessemer.data.interleaving import Interleaving
 from bessemer.train.gradient import Part
 from bessemer.train.objectives import language, reptile
 from bessemer.train.recipe import Objective, TrainRecipe
@@ -26,18 +27,14 @@ class Schedule:
         assert tasks and len(tasks) == len(weights), (tasks, weights)
         self.tasks = tasks
         self.weights = weights
-        self._turns = None
-        if len(tasks) > 1:
-            from bessemer.data.interleaving import Interleaving
-
-            self._turns = Interleaving(weights)
+        self._turns = Interleaving(weights)
 
     def parts(self, step: int, recipe: TrainRecipe) -> list[Part]:
         """The rows of step `step`, counted from 1, by task."""
         first = (step - 1) * recipe.batch.rows
         wanted: dict[int, list[int]] = {}
         for position in range(first, first + recipe.batch.rows):
-            source, index = self._turns.at(position) if self._turns else (0, position)
+            source, index = self._turns.at(position)
             wanted.setdefault(source, []).append(index)
         return [
             Part(task, task.rows(indices), len(indices) / recipe.batch.rows)
