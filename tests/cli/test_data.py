@@ -96,3 +96,17 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path, home: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert refused(say("data", "import", str(tmp_path)), f"{tmp_path} is not a file")
     assert refused(say("data", "check", str(tmp_path)), str(tmp_path))
+
+
+def test_preferences_are_recognized_by_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "thumbs.jsonl"
+    answers = ({"role": "assistant", "content": text} for text in ("Yes.", "No."))
+    pair = dict(
+        zip(("preferred_output", "non_preferred_output"), ([a] for a in answers), strict=True)
+    )
+    asked = [{"messages": [{"role": "user", "content": f"Is {n} a number?"}]} for n in range(9)]
+    file.write_text("".join(json.dumps({"input": one, **pair}) + "\n" for one in asked))
+    assert "9 good preferences, 27 messages, 18 answers" in say("data", "check", str(file)).out
+    assert say("data", "import", str(file), "--json").json["info"]["kind"] == "preferences"
+    file.write_text(file.read_text() + json.dumps(chats(1)[0]) + "\n")
+    assert refused(say("data", "import", str(file)), "line 10: is a chat, but line 1 is a prefer")

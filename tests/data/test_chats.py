@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from bessemer.core.errors import DataError
 from bessemer.data.chat_rules import faults_of
-from bessemer.data.chats import MOST_FAULTS, check_file, iterate_chats, read_chats
+from bessemer.data.chats import Chat, chat_of
+from bessemer.data.checking import MOST_FAULTS, check_file, checked_lines
 from bessemer.data.jsonl import LONGEST_LINE
+from bessemer.data.shapes import CHATS
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello!"}
@@ -26,6 +28,10 @@ def write(tmp_path: Path, *lines: str | bytes) -> Path:
     return path
 
 
+def read_chats(path: Path) -> list[Chat]:
+    return list(map(chat_of, checked_lines(path, CHATS)))
+
+
 def example(*messages: Any, **more: Any) -> dict[str, Any]:
     return {"messages": list(messages), **more}
 
@@ -33,7 +39,7 @@ def example(*messages: Any, **more: Any) -> dict[str, Any]:
 def test_a_good_file_is_counted(tmp_path: Path) -> None:
     silent = json.dumps(example(USER, {**ANSWER, "weight": 0}, USER, ANSWER))
     report = check_file(write(tmp_path, GOOD, silent))
-    assert (report.chats, report.messages, report.answers) == (2, 6, 2)
+    assert (report.examples, report.messages, report.answers) == (2, 6, 2)
     assert report.faults == []
     report.raise_faults()
 
@@ -169,7 +175,7 @@ def test_bad_lines_are_named_and_the_rest_is_still_checked(
 ) -> None:
     path = write(tmp_path, GOOD, line, GOOD, b"{}")
     report = check_file(path)
-    assert report.chats == 2
+    assert report.examples == 2
     assert [found.line for found in report.faults] == [2, 4]
     assert fault in report.faults[0].message
     with pytest.raises(DataError, match=r"line 2: ") as caught:
@@ -227,8 +233,8 @@ def test_many_faults_are_capped_and_the_rest_counted(tmp_path: Path) -> None:
 
 
 def test_chats_are_read_one_at_a_time(tmp_path: Path) -> None:
-    chats = iterate_chats(write(tmp_path, GOOD, "{}"))
-    assert next(chats).messages == [USER, ANSWER]
+    chats = checked_lines(write(tmp_path, GOOD, "{}"), CHATS)
+    assert next(chats)["messages"] == [USER, ANSWER]
     with pytest.raises(DataError, match="line 2"):
         next(chats)
 

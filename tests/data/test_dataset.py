@@ -31,7 +31,7 @@ def test_chats_come_back_by_split_in_order(tmp_path: Path) -> None:
     assert info["counts"] == {"train": 3, "validation": 0, "test": 1}
     assert info["kinds"] == {"ask": 3, "chat": 1}
     for name in SPLITS:
-        assert dataset.split(name) == [entry.chat for entry in ROWS if entry.split == name]
+        assert dataset.split(name) == [entry.example for entry in ROWS if entry.split == name]
     assert dataset.documents() == DOCUMENTS
 
 

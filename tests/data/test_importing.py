@@ -12,7 +12,7 @@ from bessemer.core.digests import manifest_of
 from bessemer.core.errors import DataError
 from bessemer.data.corpus import SPLITS
 from bessemer.data.dataset import Dataset
-from bessemer.data.importing import import_chats
+from bessemer.data.importing import import_examples
 
 
 def chat(question: str, answer: str = "Yes.", **more: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def unlike(number: int) -> str:
 
 def test_every_chat_is_in_one_split_and_none_is_empty(tmp_path: Path) -> None:
     examples = [chat(unlike(number)) for number in range(300)]
-    summary = import_chats(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
+    summary = import_examples(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
     found = questions_by_split(tmp_path / "out")
     everything = [question for split in found.values() for question in split]
     assert sorted(everything) == sorted(unlike(number) for number in range(300))
@@ -48,7 +48,7 @@ def test_every_chat_is_in_one_split_and_none_is_empty(tmp_path: Path) -> None:
 
 def test_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
     examples = [chat(unlike(number)) for number in range(50)]
-    import_chats(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
+    import_examples(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
     order = [unlike(number) for number in range(50)]
     for questions in questions_by_split(tmp_path / "out").values():
         assert questions == sorted(questions, key=order.index)
@@ -63,7 +63,7 @@ def test_small_files_have_a_train_split_and_from_three_on_all(
 ) -> None:
     folder = tmp_path_factory.mktemp("small")
     path = write(folder / "few.jsonl", [chat(unlike(number)) for number in range(count)])
-    counts = import_chats(path, folder / "out", seed=seed)["counts"]
+    counts = import_examples(path, folder / "out", seed=seed)["counts"]
     assert sum(counts.values()) == count
     assert all(counts.values()) if count >= 3 else counts["train"] == count
 
@@ -72,7 +72,7 @@ def test_exact_copies_are_dropped_and_counted(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": unlike(1)}]
     same = {"messages": [{"content": parts, "role": "user"}, *chat("")["messages"][1:]]}
     examples = [chat(unlike(1)), chat(unlike(2)), chat(unlike(1)), same, chat(unlike(1), "No.")]
-    summary = import_chats(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
+    summary = import_examples(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
     assert summary["exact_duplicates_dropped"] == 2
     assert summary["chats"] == 3
 
@@ -83,7 +83,7 @@ def test_near_duplicates_are_kept_and_never_on_both_sides(tmp_path: Path) -> Non
         for mark in ("", "!", "?")
         for number in range(100)
     ]
-    summary = import_chats(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
+    summary = import_examples(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
     assert summary["chats"] == 300
     assert summary["near_duplicates_kept_together"] == 200
     stems = [
@@ -96,14 +96,14 @@ def test_near_duplicates_are_kept_and_never_on_both_sides(tmp_path: Path) -> Non
 def test_shared_instructions_do_not_make_chats_alike(tmp_path: Path) -> None:
     system = {"role": "system", "content": "You are a careful assistant. " * 50}
     examples = [{"messages": [system, *chat(unlike(number))["messages"]]} for number in range(100)]
-    summary = import_chats(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
+    summary = import_examples(write(tmp_path / "my.jsonl", examples), tmp_path / "out")
     assert summary["near_duplicates_kept_together"] == 0
 
 
 def test_the_same_file_and_seed_make_the_same_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "my.jsonl", [chat(unlike(number)) for number in range(40)])
     digests = [
-        (import_chats(path, tmp_path / name, seed=seed), manifest_of(tmp_path / name).digest)[1]
+        (import_examples(path, tmp_path / name, seed=seed), manifest_of(tmp_path / name).digest)[1]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -119,7 +119,7 @@ def test_weights_tools_and_calls_survive(tmp_path: Path) -> None:
         {"role": "assistant", "content": "It is 4.", "weight": 1},
     ]
     path = write(tmp_path / "my.jsonl", [{"messages": messages, "tools": [tool]}])
-    import_chats(path, tmp_path / "out")
+    import_examples(path, tmp_path / "out")
     (found,) = Dataset.open(tmp_path / "out").split("train")
     assert found.tools == [tool]
     assert found.messages == [messages[0], {**messages[1], "content": ""}, *messages[2:]]
@@ -129,13 +129,13 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
     lines = [json.dumps(chat(unlike(number))) for number in range(5)]
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
-    assert import_chats(path, tmp_path / "out")["chats"] == 5
+    assert import_examples(path, tmp_path / "out")["chats"] == 5
 
 
 def test_a_bad_line_stops_the_import_before_anything_is_written(tmp_path: Path) -> None:
     path = write(tmp_path / "my.jsonl", [chat("a"), {"messages": []}, chat("b"), {}])
     with pytest.raises(DataError, match="has 2 faults") as caught:
-        import_chats(path, tmp_path / "out")
+        import_examples(path, tmp_path / "out")
     assert "line 2: messages is empty" in str(caught.value)
     assert "line 4: has no messages" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -143,7 +143,7 @@ def test_a_bad_line_stops_the_import_before_anything_is_written(tmp_path: Path) 
 
 def test_where_it_came_from_is_on_record(tmp_path: Path) -> None:
     path = write(tmp_path / "my.jsonl", [chat("a")])
-    import_chats(path, tmp_path / "out", licence="CC-BY-4.0")
+    import_examples(path, tmp_path / "out", licence="CC-BY-4.0")
     dataset = Dataset.open(tmp_path / "out")
     (document,) = dataset.documents()
     assert (document["source"], document["licence"]) == ("my.jsonl", "CC-BY-4.0")

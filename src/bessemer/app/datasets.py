@@ -16,9 +16,10 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 
 if TYPE_CHECKING:
-    from bessemer.data.chats import Report
+    from bessemer.data.checking import Report
 
 PYTHON_DOCS = "python-docs"
+PYTHON_DOCS_PREFERENCES = "python-docs-preferences"
 PYTHON_LICENCE = "PSF-2.0"
 
 Summary = dict[str, Any]
@@ -66,6 +67,28 @@ def build_python_docs(platform: Platform, principal: Principal) -> NamedDataset:
     )
 
 
+def build_python_docs_preferences(platform: Platform, principal: Principal) -> NamedDataset:
+    """`python-docs-preferences`, from `python-docs`, which is built first if it is not here."""
+    from bessemer.data.dataset import Dataset
+    from bessemer.data.python_docs_preferences import build
+
+    chats = build_python_docs(platform, principal)
+    return build_dataset(
+        platform,
+        principal,
+        PYTHON_DOCS_PREFERENCES,
+        lambda folder: build(Dataset.open(chats.path), folder),
+        licence=PYTHON_LICENCE,
+        provenance={"source": PYTHON_DOCS, "digest": chats.digest},
+    )
+
+
+BUILDERS = {
+    PYTHON_DOCS: build_python_docs,
+    PYTHON_DOCS_PREFERENCES: build_python_docs_preferences,
+}
+
+
 def import_file(
     platform: Platform,
     principal: Principal,
@@ -75,12 +98,12 @@ def import_file(
     seed: int = 0,
     licence: str | None = None,
 ) -> NamedDataset:
-    """A dataset from a file of chats in OpenAI's fine-tuning format.
+    """A dataset from a file in one of OpenAI's fine-tuning formats, which is recognized.
 
     Raises:
         DataError: naming the first line at fault.
     """
-    from bessemer.data.importing import import_chats
+    from bessemer.data.importing import import_examples
 
     if not jsonl.is_file():
         raise InvalidInput(f"{jsonl} is not a file")
@@ -88,7 +111,7 @@ def import_file(
         platform,
         principal,
         name,
-        lambda folder: import_chats(jsonl, folder, seed, licence=licence),
+        lambda folder: import_examples(jsonl, folder, seed, licence=licence),
         licence=licence,
         provenance={"source": jsonl.name, "sha256": sha256_file(jsonl), "seed": seed},
     )
@@ -134,7 +157,7 @@ def describe(found: NamedDataset) -> Summary:
 
 
 def check_file(jsonl: Path) -> Report:
-    """Every fault of a chat JSONL, without importing it."""
-    from bessemer.data import chats
+    """Every fault of a JSONL of examples, without importing it."""
+    from bessemer.data import checking
 
-    return chats.check_file(jsonl)
+    return checking.check_file(jsonl)

@@ -9,6 +9,8 @@ import click
 
 from bessemer.cli.output import json_option, print_json, print_rows, short, size
 
+BUILT = ("python-docs", "python-docs-preferences")
+
 
 @click.group()
 def command() -> None:
@@ -16,19 +18,20 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("dataset", type=click.Choice(["python-docs"]), default="python-docs")
+@click.argument("dataset", type=click.Choice(BUILT), default=BUILT[0])
 @json_option
 def build(dataset: str, as_json: bool) -> None:
-    """Make the default dataset from this Python's own documentation.
+    """Make a dataset from this Python's own documentation.
 
-    Two kinds of chats: describe a symbol, and name the symbol that a text describes. Nothing is
-    fetched and no module is imported.
+    python-docs has two kinds of chats: describe a symbol, and name the symbol that a text
+    describes. python-docs-preferences has pairs: the right answer, and the one about another
+    symbol. Nothing is fetched and no module is imported.
     """
-    from bessemer.app.datasets import build_python_docs
+    from bessemer.app.datasets import BUILDERS
     from bessemer.app.platform import Platform
 
     with Platform.open() as platform:
-        found = build_python_docs(platform, platform.local_principal())
+        found = BUILDERS[dataset](platform, platform.local_principal())
     _print(found, as_json)
 
 
@@ -38,9 +41,10 @@ def build(dataset: str, as_json: bool) -> None:
 @click.option("--licence", help="SPDX expression of the data's licence.")
 @json_option
 def import_(file: Path, name: str | None, licence: str | None, as_json: bool) -> None:
-    """Check and import chats in OpenAI's fine-tuning format, one JSON object a line.
+    """Check and import chats or preferences in OpenAI's fine-tuning formats, one object a line.
 
-    Duplicates are removed, and the chats are split into train, validation and test by hash.
+    Which of them it is shows in the lines. Duplicates are removed, and the rest is split into
+    train, validation and test by hash.
     """
     from bessemer.app.datasets import import_file
     from bessemer.app.platform import Platform
@@ -56,21 +60,22 @@ def import_(file: Path, name: str | None, licence: str | None, as_json: bool) ->
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def check(file: Path, as_json: bool) -> int:
-    """Say every line of a chat JSONL that is wrong, and why; exit status 1 if any is."""
-    from dataclasses import asdict
-
+    """Say every line of chats or preferences that is wrong, and why; exit status 1 if any is."""
     from bessemer.app.datasets import check_file
 
     report = check_file(file)
     if as_json:
-        print_json({**asdict(report), "faults": [fault._asdict() for fault in report.faults]})
+        counts = {report.shape.name: report.examples, "messages": report.messages}
+        counts |= {"answers": report.answers, "more_faults": report.more_faults}
+        faults = [fault._asdict() for fault in report.faults]
+        print_json({"path": report.path, "kind": report.shape.name, **counts, "faults": faults})
     else:
         for fault in report.faults:
             click.echo(str(fault))
         if report.more_faults:
             click.echo(f"and {report.more_faults:,} more")
         click.echo(
-            f"{report.chats:,} good chats, {report.messages:,} messages,"
+            f"{report.examples:,} good {report.shape.name}, {report.messages:,} messages,"
             f" {report.answers:,} answers to learn from"
         )
     return 1 if report.faults else 0

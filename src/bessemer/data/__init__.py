@@ -1,12 +1,16 @@
-"""Turns documents and people's files into checked, counted, deduplicated datasets of chats.
+"""Turns documents and people's files into checked, counted, deduplicated datasets.
 
 Nothing is imported here: rooms take the module they need. Nothing here trains or serves.
 """
 
 __all__ = [
     "chats",
+    "checking",
     "corpus",
     "dataset",
     "importing",
+    "interleaving",
+    "preferences",
     "python_docs",
+    "python_docs_preferences",
 ]

@@ -1,7 +1,8 @@
 """What a line of OpenAI's chat fine-tuning format may hold, rule by rule.
 
 `faults_of` names every fault of one example in words for the person who wrote the file. It does
-not read files, and does not know any model's template.
+not read files, and does not know any model's template. The rules of single messages and tools
+serve the other formats as well; `where` is how each fault calls its place.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ def faults_of(example: Any) -> list[str]:
     """
     if not isinstance(example, dict):
         hint = "; write one object a line, not one array" if isinstance(example, list) else ""
-        return [f"is {_kind(example)}, not an object with messages{hint}"]
-    faults = list(_unknown(example, EXAMPLE_KEYS, ""))
+        return [f"is {kind_of(example)}, not an object with messages{hint}"]
+    faults = list(unknown_keys(example, EXAMPLE_KEYS, ""))
     messages = example.get("messages")
     if "messages" not in example:
         faults.append("has no messages")
     elif not isinstance(messages, list):
-        faults.append(f"messages is {_kind(messages)}, not an array")
+        faults.append(f"messages is {kind_of(messages)}, not an array")
     elif not messages:
         faults.append("messages is empty")
     else:
         faults += _messages(messages)
-    faults += _tools(example.get("tools"))
+    faults += tools_faults(example.get("tools"))
     if not isinstance(example.get("parallel_tool_calls", True), bool):
         faults.append("parallel_tool_calls is not true or false")
     return faults
@@ -43,7 +44,7 @@ def faults_of(example: Any) -> list[str]:
 
 def _messages(messages: list[Any]) -> Iterator[str]:
     for index, message in enumerate(messages):
-        yield from _message(message, f"messages[{index}]")
+        yield from message_faults(message, f"messages[{index}]")
     objects = [message for message in messages if isinstance(message, dict)]
     answers = [message for message in objects if message.get("role") == "assistant"]
     if not answers:
@@ -52,21 +53,22 @@ def _messages(messages: list[Any]) -> Iterator[str]:
         yield "every assistant message has weight 0, so there is nothing to learn"
     elif objects[0].get("role") == "assistant" and objects[0].get("weight") != 0:
         yield "messages[0] is an answer to nothing; begin with a user message, or give it weight 0"
-    yield from _tool_order(messages)
+    yield from tool_order_faults(messages)
 
 
-def _message(message: Any, where: str) -> Iterator[str]:
+def message_faults(message: Any, where: str) -> Iterator[str]:
+    """The faults of one message of any role."""
     if not isinstance(message, dict):
-        yield f"{where} is {_kind(message)}, not an object"
+        yield f"{where} is {kind_of(message)}, not an object"
         return
     role = message.get("role")
     if role not in ROLES:
         said = "is missing" if "role" not in message else f"is {role!r}"
         yield f"{where}.role {said}; it must be one of {', '.join(ROLES)}"
         return
-    yield from _unknown(message, COMMON_KEYS + ROLE_KEYS.get(role, ()), f"{where}.")
+    yield from unknown_keys(message, COMMON_KEYS + ROLE_KEYS.get(role, ()), f"{where}.")
     if not isinstance(message.get("name", ""), str):
-        yield f"{where}.name is {_kind(message['name'])}, not a string"
+        yield f"{where}.name is {kind_of(message['name'])}, not a string"
     if role == "assistant":
         yield from _answer(message, where)
     elif "content" not in message:
@@ -83,7 +85,7 @@ def _answer(message: dict[str, Any], where: str) -> Iterator[str]:
         yield f"{where}.weight is {weight!r}; it must be 0 or 1"
     calls, refusal = message.get("tool_calls"), message.get("refusal")
     if refusal is not None and not isinstance(refusal, str):
-        yield f"{where}.refusal is {_kind(refusal)}, not a string"
+        yield f"{where}.refusal is {kind_of(refusal)}, not a string"
     if calls is not None:
         yield from _calls(calls, f"{where}.tool_calls")
     content = message.get("content")
@@ -97,7 +99,7 @@ def _content(content: Any, kinds: tuple[str, ...], where: str) -> Iterator[str]:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        yield f"{where} is {_kind(content)}, not a string or an array of parts"
+        yield f"{where} is {kind_of(content)}, not a string or an array of parts"
     elif not content:
         yield f"{where} is an empty array"
     else:
@@ -108,7 +110,7 @@ def _content(content: Any, kinds: tuple[str, ...], where: str) -> Iterator[str]:
 def _part(part: Any, kinds: tuple[str, ...], where: str) -> Iterator[str]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in kinds:
-        said = _kind(part) if not isinstance(part, dict) else f"of type {kind!r}"
+        said = kind_of(part) if not isinstance(part, dict) else f"of type {kind!r}"
         yield f"{where} is {said}; only {' and '.join(kinds)} can be trained on"
     elif not isinstance(part.get(kind), str):
         yield f"{where}.{kind} is missing or no string"
@@ -130,11 +132,11 @@ def _calls(calls: Any, where: str) -> Iterator[str]:
             yield f"{place}.type is {call.get('type')!r}; it must be 'function'"
         for key in ("name", "arguments"):
             if not isinstance(function.get(key), str):
-                yield f"{place}.function.{key} is {_kind(function.get(key))}, not a string"
+                yield f"{place}.function.{key} is {kind_of(function.get(key))}, not a string"
 
 
-def _tool_order(messages: list[Any]) -> Iterator[str]:
-    """Every tool message answers a call made before it."""
+def tool_order_faults(messages: list[Any], where: str = "messages") -> Iterator[str]:
+    """Every tool message must answer a call made before it."""
     known: set[Any] = set()
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -145,24 +147,26 @@ def _tool_order(messages: list[Any]) -> Iterator[str]:
                 known.add(call["id"])
         asked = message.get("tool_call_id")
         if message.get("role") == "tool" and isinstance(asked, str) and asked not in known:
-            yield f"messages[{index}].tool_call_id {asked!r} answers no call made before it"
+            yield f"{where}[{index}].tool_call_id {asked!r} answers no call made before it"
 
 
-def _tools(tools: Any) -> Iterator[str]:
+def tools_faults(tools: Any, where: str = "tools") -> Iterator[str]:
+    """The faults of the declared tools; None declares none."""
     if tools is None:
         return
     if not isinstance(tools, list):
-        yield f"tools is {_kind(tools)}, not an array"
+        yield f"{where} is {kind_of(tools)}, not an array"
         return
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type") != "function":
-            yield f"tools[{index}] is not of the form {{'type': 'function', 'function': {{...}}}}"
+            yield f"{where}[{index}] is not of the form {{'type': 'function', 'function': {{...}}}}"
         elif not isinstance(function.get("name"), str):
-            yield f"tools[{index}].function.name is missing or no string"
+            yield f"{where}[{index}].function.name is missing or no string"
 
 
-def _unknown(found: dict[str, Any], known: tuple[str, ...], where: str) -> Iterator[str]:
+def unknown_keys(found: dict[str, Any], known: tuple[str, ...], where: str) -> Iterator[str]:
+    """A fault for each key that is not known, with the nearest known one."""
     for key in found:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -170,7 +174,8 @@ def _unknown(found: dict[str, Any], known: tuple[str, ...], where: str) -> Itera
             yield f"unknown key {where}{key} ({hint})"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What JSON calls a value of this kind."""
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number"}
     names |= {str: "a string", list: "an array", dict: "an object"}
     return names.get(type(value), type(value).__name__)

@@ -1,9 +1,9 @@
 """A dataset folder: what is in it, written and read.
 
-    train.jsonl validation.jsonl test.jsonl   OpenAI's fine-tuning format, nothing else
-    index.jsonl        a row for each chat, in order: split, line, kind, symbol, document
+    train.jsonl validation.jsonl test.jsonl   OpenAI's fine-tuning formats, nothing else
+    index.jsonl        a row for each example, in order: split, line, kind, symbol, document
     documents.jsonl    where the texts come from: id, source, version, licence, SHA-256, split
-    dataset.json       name, counts, licence, how it was made
+    dataset.json       kind (chats where it names none), name, counts, licence, how it was made
 
 The same content gives the same bytes, so a dataset has one digest wherever it is made.
 """
@@ -13,23 +13,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
-from bessemer.core.errors import Conflict, DataError, NotFound
-from bessemer.data.chats import Chat, iterate_chats
+from bessemer.core.errors import Conflict, DataError, InvalidInput, NotFound
+from bessemer.data.chats import Chat
+from bessemer.data.checking import checked_lines
 from bessemer.data.corpus import SPLITS, Split
 from bessemer.data.jsonl import read_lines
+from bessemer.data.preferences import Preference
+from bessemer.data.shapes import CHATS, PREFERENCES, Example, Shape
 
 FORMAT = 1
+E = TypeVar("E", bound=Example)
 
 
 class Row(NamedTuple):
-    """One chat, its split, and the id of the document it was made from."""
+    """One example, its split, and the id of the document it was made from."""
 
     split: Split
-    chat: Chat
+    example: Example
     document: str
 
 
@@ -59,17 +63,41 @@ class Dataset:
         return list(self.iterate(name))
 
     def iterate(self, name: Split) -> Iterator[Chat]:
-        """The same, one in memory at a time."""
-        if not self.info["counts"][name]:
-            return
-        rows = (row for row in self._index() if row["split"] == name)
-        chats = iterate_chats(self.folder / f"{name}.jsonl")
-        for chat, row in zip(chats, rows, strict=True):
-            yield replace(chat, kind=row["kind"], symbol=row["symbol"])
+        """The same, one in memory at a time.
+
+        Raises:
+            InvalidInput: the dataset holds something else than chats.
+        """
+        return self._examples(name, CHATS)
+
+    def preferences(self, name: Split) -> Iterator[Preference]:
+        """The pairs of a split, one in memory at a time; raises as `iterate` does."""
+        return self._examples(name, PREFERENCES)
+
+    @property
+    def kind(self) -> str:
+        """What its lines are: "chats" or "preferences"."""
+        return str(self.info.get("kind", CHATS.name))
 
     def documents(self) -> list[dict[str, Any]]:
         """Where the texts come from."""
         return [line.value for line in read_lines(self.folder / "documents.jsonl")]
+
+    def _examples(self, name: Split, shape: Shape[E]) -> Iterator[E]:
+        if self.kind != shape.name:
+            raise InvalidInput(
+                f"{self.info.get('name', self.folder)} holds {self.kind}; {shape.name} are needed",
+                next_step="name another dataset: bessemer data list",
+            )
+        return self._read(name, shape)
+
+    def _read(self, name: Split, shape: Shape[E]) -> Iterator[E]:
+        if not self.info["counts"][name]:
+            return
+        rows = (row for row in self._index() if row["split"] == name)
+        lines = checked_lines(self.folder / f"{name}.jsonl", shape)
+        for line, row in zip(lines, rows, strict=True):
+            yield shape.parse(line, row["kind"], row["symbol"])
 
     def _index(self) -> Iterator[dict[str, Any]]:
         for line in read_lines(self.folder / "index.jsonl"):
@@ -81,14 +109,16 @@ def write_dataset(
     rows: Iterable[Row],
     documents: Iterable[dict[str, Any]],
     info: dict[str, Any],
+    shape: Shape[Example] = CHATS,
 ) -> dict[str, Any]:
     """Write a dataset and return what `Dataset.open(folder).info` will be.
 
     Args:
         folder: new or empty; made if it is not there.
-        rows: the chats in order; each split's file keeps that order.
+        rows: the examples in order; each split's file keeps that order.
         documents: JSON objects in order.
         info: what to say about it: name, licence, how it was made.
+        shape: of all the examples.
 
     Raises:
         Conflict: the folder is not empty.
@@ -102,16 +132,17 @@ def write_dataset(
     with ExitStack() as stack:
         files = {name: stack.enter_context(_create(folder / f"{name}.jsonl")) for name in SPLITS}
         index = stack.enter_context(_create(folder / "index.jsonl"))
-        for split, chat, document in rows:
+        for split, one, document in rows:
             counts[split] += 1
-            kinds[chat.kind or "chat"] = kinds.get(chat.kind or "chat", 0) + 1
-            _write(files[split], chat.as_line())
+            kinds[one.kind or shape.one] = kinds.get(one.kind or shape.one, 0) + 1
+            _write(files[split], one.as_line())
             place = {"split": split, "line": counts[split]}
-            _write(index, place | {"kind": chat.kind, "symbol": chat.symbol, "document": document})
+            _write(index, place | {"kind": one.kind, "symbol": one.symbol, "document": document})
     if not sum(counts.values()):
-        raise DataError("the dataset would be empty", next_step="give it at least one chat")
+        raise DataError("the dataset would be empty", next_step="give it at least one example")
     number = _write_all(folder / "documents.jsonl", documents)
-    facts = {"format": FORMAT, **info, "chats": sum(counts.values()), "counts": counts}
+    kind = {} if shape is CHATS else {"kind": shape.name}
+    facts = {"format": FORMAT, **kind, **info, shape.name: sum(counts.values()), "counts": counts}
     facts |= {"kinds": dict(sorted(kinds.items())), "documents": number}
     (folder / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts

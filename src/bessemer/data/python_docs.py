@@ -94,7 +94,7 @@ def build(folder: Path, modules: Collection[str] | None = None) -> dict[str, Any
         raise DataError(f"no documented symbol in {sorted(modules or [])}")
     rows = [Row(entry.split, chat, entry.id) for entry in distinct for chat in _chats(entry)]
     # By hash, so that the first hundred of a split are a fair sample of it.
-    rows.sort(key=lambda row: (split_order(f"{row.chat.kind} {row.document}"), row.document))
+    rows.sort(key=lambda row: (split_order(f"{row.example.kind} {row.document}"), row.document))
     return write_dataset(
         folder,
         rows,
