@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bessemer.train.optimizer import Optimizer, learning_rate
+from bessemer.train.optimizer import Optimizer
 from bessemer.train.recipe import OptimizerSection, ScheduleSection
+from bessemer.train.schedule import learning_rate
 from bessemer.train.weights import TrainedWeights
 
 

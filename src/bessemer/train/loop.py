@@ -32,10 +32,11 @@ from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.material import open_tokenizer
 from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule
-from bessemer.train.optimizer import Optimizer, learning_rate
+from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.sample import greedy
+from bessemer.train.schedule import learning_rate
 from bessemer.train.stopping import StopFlag
 from bessemer.train.task import Network, OpenEngine, Setting
 from bessemer.train.validation import validate

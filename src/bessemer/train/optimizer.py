@@ -1,76 +1,89 @@
-"""AdamW over the float32 masters, and the rate of each step."""
+"""What moves the float32 masters: AdamW, or Muon for matrices and AdamW for all else."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from bessemer.train.recipe import OptimizerSection, ScheduleSection
+from bessemer.train.muon import Muon
+from bessemer.train.recipe import OptimizerSection
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSection) -> float:
-    """The rate of step `step`, counted from 1, of `steps`.
-
-    Linear to the peak over the warm-up, then along `shape` to `final_fraction` of it at the last
-    step. A warm-up longer than a tenth of the run is cut to that.
-
-    >>> learning_rate(100, 100, peak=1.0, schedule=ScheduleSection(final_fraction=0.1))
-    0.1
-    """
-    assert 1 <= step <= steps, (step, steps)
-    warmup = min(schedule.warmup_steps, steps // 10)
-    if step <= warmup:
-        return peak * step / (warmup + 1)
-    done = (step - warmup) / (steps - warmup)
-    left = 1 - done if schedule.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return peak * (schedule.final_fraction + (1 - schedule.final_fraction) * left)
+MOMENTUM = "momentum"
+# Matrices that are tables of vectors, or that another matrix is multiplied with before use.
+NOT_FOR_MUON = ("embed_tokens", "lm_head", "wte", "wpe", "score", "lora_A", "lora_B")
 
 
 class Optimizer:
-    """AdamW whose state has names, so that it can be saved and checked without pickle."""
+    """An optimizer whose state has names, so that it can be saved and checked without pickle."""
 
     def __init__(self, masters: Mapping[str, Tensor], section: OptimizerSection) -> None:
-        self._masters = masters
-        matrices = [m for m in masters.values() if m.dim() >= 2]
-        vectors = [m for m in masters.values() if m.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": section.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=section.learning_rate,
-            betas=section.betas,
-            eps=1e-8,
-            fused=True,
+        chosen = set(for_muon(masters)) if section.kind == "muon" else set()
+        self._muon = Muon(
+            {name: master for name, master in masters.items() if name in chosen},
+            section.momentum,
+            section.weight_decay,
         )
+        self._rest = {name: master for name, master in masters.items() if name not in chosen}
+        self._adamw = _adamw(self._rest, section) if self._rest else None
         self.steps = 0
 
     def step(self, rate: float) -> None:
         """Move the masters along their gradients."""
-        for group in self._adamw.param_groups:
-            group["lr"] = rate
-        self._adamw.step()
+        self._muon.step(rate)
+        if self._adamw is not None:
+            for group in self._adamw.param_groups:
+                group["lr"] = rate
+            self._adamw.step()
         self.steps += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Both moments of every master, `<moment>.<name>`; zeros before the first step."""
-        return {
+        """`<moment>.<name>` of every master; zeros before the first step."""
+        momenta = {f"{MOMENTUM}.{name}": buffer for name, buffer in self._muon.buffers.items()}
+        if self._adamw is None:
+            return momenta
+        return momenta | {
             f"{moment}.{name}": self._adamw.state[master].get(moment, torch.zeros_like(master))
-            for name, master in self._masters.items()
+            for name, master in self._rest.items()
             for moment in MOMENTS
         }
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Continue from the state of an optimizer that took `steps` steps."""
         self.steps = steps
-        for name, master in self._masters.items():
+        for name, buffer in self._muon.buffers.items():
+            buffer.copy_(tensors[f"{MOMENTUM}.{name}"])
+        if self._adamw is None:
+            return
+        for name, master in self._rest.items():
             self._adamw.state[master] = {
                 "step": torch.tensor(float(steps)),
                 **{moment: tensors[f"{moment}.{name}"].clone() for moment in MOMENTS},
             }
+
+
+def for_muon(masters: Mapping[str, Tensor]) -> list[str]:
+    """The names of the masters that Muon moves: matrices between hidden states."""
+    return [
+        name
+        for name, master in masters.items()
+        if master.dim() >= 2 and not set(name.split(".")) & set(NOT_FOR_MUON)
+    ]
+
+
+def _adamw(masters: Mapping[str, Tensor], section: OptimizerSection) -> torch.optim.AdamW:
+    matrices = [m for m in masters.values() if m.dim() >= 2]
+    vectors = [m for m in masters.values() if m.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": section.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=section.learning_rate,
+        betas=section.betas,
+        eps=1e-8,
+        fused=True,
+    )

@@ -31,9 +31,10 @@ from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.gradient import Measured, Part, accumulate, add_up
 from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.material import digest_of, encode_chats
-from bessemer.train.optimizer import Optimizer, learning_rate
+from bessemer.train.optimizer import Optimizer
 from bessemer.train.packing import Piece, Row, join
 from bessemer.train.recipe import TrainRecipe
+from bessemer.train.schedule import learning_rate
 from bessemer.train.sections import ReptileSection
 from bessemer.train.task import Network, Setting, hidden_states
 from bessemer.train.weights import TrainedWeights
