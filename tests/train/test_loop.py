@@ -20,7 +20,7 @@ from bessemer.core.runs import RunFolder, StopRequested
 from bessemer.models.attention import PackedAttention
 from bessemer.models.folder import load_decoder
 from bessemer.train.loop import train
-from tests.train.tiny import make_dataset, make_run
+from tests.train.tiny import make_dataset, make_model, make_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -269,3 +269,47 @@ def test_over_long_chats_are_counted_or_refused(tmp_path: Path) -> None:
     strict = make_run(tmp_path / "strict", short, "steps=1", "data.over_long=refuse")
     with pytest.raises(InvalidInput, match=f"{dropped} chats are longer than a row of 28"):
         train(strict)
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_lora_on_a_quantized_base_learns_about_as_well(tmp_path: Path, bits: str) -> None:
+    overrides = ("steps=60", "optimizer.learning_rate=0.02", "evaluation.times=1")
+    targets = 'lora.targets=["q_proj","k_proj","v_proj","gate_proj","up_proj"]'
+    runs = {}
+    for kept in ("fp32", bits):
+        run = make_wide_run(tmp_path / kept, targets, f"lora.base_precision={kept}", *overrides)
+        train(run)
+        runs[kept] = [event["loss"] for event in events(run, "validation")]
+    assert runs[bits][-1] < runs[bits][0] / 2
+    assert runs[bits][-1] < runs["fp32"][-1] + 0.3
+
+
+def make_wide_run(folder: Path, *overrides: str) -> RunFolder:
+    """A model whose rows are a multiple of 64, as int4 needs."""
+    if not (folder.parent / "model").exists():
+        make_model(folder.parent / "model", hidden_size=64)
+        make_dataset(folder.parent / "dataset")
+    return make_run(folder, *overrides)
+
+
+def test_dropout_resumes_to_the_bit_and_is_off_when_judging(tmp_path: Path) -> None:
+    often = ("steps=6", "checkpoints.every_s=0.000001", "lora.dropout=0.3", "evaluation.times=6")
+    straight, torn = (make_run(tmp_path / name, *often) for name in ("straight", "torn"))
+    train(straight)
+    train(torn)
+    next(max(torn.checkpoints.iterdir()).glob("*.safetensors")).unlink()
+    train(torn)
+    assert events(torn, "resumed")[0]["step"] == 5
+    assert same_bits(straight, torn)
+    again = events(torn, "validation")[-1]["loss"]
+    assert again == events(straight, "validation")[-1]["loss"]
+
+
+def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", "steps=30", "optimizer.learning_rate=0.02")
+    train(first)
+    adapter = first.output / "adapter"
+    second = make_run(tmp_path / "second", "steps=1", f"lora.adapter={adapter}")
+    train(second)
+    reached, start = events(first, "validation")[-1], events(second, "validation")[0]
+    assert start["loss"] == pytest.approx(reached["loss"], rel=1e-4)

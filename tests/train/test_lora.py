@@ -1,26 +1,16 @@
-"""LoRA against the plain expression, and its folder against PEFT's layout."""
+"""LoRA against the plain expression, its dropout, and its frozen matrix in few bits."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
-from bessemer.core.errors import IntegrityError
-from bessemer.train.lora import (
-    LoraLinear,
-    add_lora,
-    load_adapter,
-    lora_layers,
-    merge_into,
-    save_adapter,
-)
+from bessemer.core.errors import InvalidInput
+from bessemer.models.quantized import Bits, QuantizedMatrix
+from bessemer.train.lora import LoraLinear, add_lora, merge_into, target_layers
 
 
 class Block(nn.Module):
@@ -103,27 +93,54 @@ def test_merging_into_a_fresh_base_gives_the_same_function() -> None:
     torch.testing.assert_close(plain(x), network(x), rtol=1e-5, atol=1e-6)
 
 
-def test_an_adapter_has_pefts_names_and_comes_back_equal(tmp_path: Path) -> None:
-    network = Block()
-    layers = trained(network)
-    save_adapter(layers, tmp_path, rank=3, alpha=6.0, base="some-base")
-    names = set(load_file(tmp_path / "adapter_model.safetensors"))
-    assert "base_model.model.q_proj.lora_A.weight" in names
-    assert "base_model.model.down_proj.lora_B.weight" in names
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 6.0)
-    assert config["target_modules"] == ["down_proj", "q_proj"]
-    other = Block()
-    add_lora(other, 3, 6.0, seed=5)
-    load_adapter(lora_layers(other), tmp_path)
-    for name, layer in layers.items():
-        assert torch.equal(lora_layers(other)[name].lora_A, layer.lora_A)
-        assert torch.equal(lora_layers(other)[name].lora_B, layer.lora_B)
+@pytest.mark.parametrize("bits", [None, "int8", "int4"])
+def test_dropout_leaves_out_inputs_of_the_difference_only(bits: Bits | None) -> None:
+    base = nn.Linear(64, 8, bias=True)
+    layer = LoraLinear(base, 2, 4.0, torch.Generator().manual_seed(0), dropout=0.5, bits=bits)
+    layer.lora_B.data = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 64, requires_grad=True)
+    torch.manual_seed(5)
+    found = layer(x)
+    torch.manual_seed(5)
+    kept, frozen = nn.functional.dropout(x, 0.5), layer.frozen
+    whole = frozen.dequantize(x.dtype) if isinstance(frozen, QuantizedMatrix) else frozen
+    expected = x @ whole.T + base.bias + (kept @ layer.lora_A.T) @ layer.lora_B.T * 2.0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    inputs = (x, layer.lora_A, layer.lora_B)
+    for mine, theirs in zip(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
 
 
-def test_an_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
-    save_adapter(trained(Block(), rank=3), tmp_path, rank=3, alpha=6.0, base="some-base")
-    other = Block()
-    add_lora(other, 2, 4.0, seed=0)
-    with pytest.raises(IntegrityError, match="another shape"):
-        load_adapter(lora_layers(other), tmp_path)
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_a_quantized_base_is_the_dequantized_matrix(bits: Bits) -> None:
+    generator = torch.Generator().manual_seed(2)
+    layer = LoraLinear(nn.Linear(128, 16, bias=False), 4, 8.0, generator, bits=bits)
+    layer.lora_B.data = torch.randn(16, 4, generator=generator)
+    assert isinstance(layer.frozen, QuantizedMatrix)
+    whole = nn.Linear(128, 16, bias=False)
+    whole.weight.data = layer.frozen.dequantize(torch.float32)
+    plain = LoraLinear(whole, 4, 8.0, generator)
+    plain.load_state_dict({**layer.state_dict(), "weight": whole.weight})
+    x = torch.randn(5, 128, requires_grad=True)
+    assert torch.equal(layer(x), plain(x))
+    for mine, theirs in zip(
+        torch.autograd.grad(layer(x).sum(), (x, layer.lora_A, layer.lora_B)),
+        torch.autograd.grad(plain(x).sum(), (x, plain.lora_A, plain.lora_B)),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_targets_are_named_or_all_but_the_head() -> None:
+    network = nn.Module()
+    network.q_proj, network.up_proj, network.lm_head = (nn.Linear(2, 2) for _ in range(3))
+    assert set(target_layers(network, ["all-linear"])) == {"q_proj", "up_proj"}
+    assert set(target_layers(network, ["up_proj"])) == {"up_proj"}
+    with pytest.raises(InvalidInput, match="no linear layer is called w_q; this model has q_proj"):
+        target_layers(network, ["w_q", "q_proj"])

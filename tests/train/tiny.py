@@ -33,12 +33,12 @@ def questions(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def make_model(folder: Path, layers: int = 2) -> Path:
+def make_model(folder: Path, layers: int = 2, hidden_size: int = 32) -> Path:
     texts = [message["content"] for chat in questions(60) for message in chat["messages"]]
     tokenizer = train_bpe([*texts, "user: assistant: "], 300, folder)
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         layers=layers,
         heads=4,

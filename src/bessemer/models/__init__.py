@@ -4,4 +4,13 @@ Nothing here knows about training or serving. Taking a name through this door im
 opening the door does not.
 """
 
-__all__ = ["attention", "config", "decoder", "folder", "functions", "gguf_import", "rotary"]
+__all__ = [
+    "attention",
+    "config",
+    "decoder",
+    "folder",
+    "functions",
+    "gguf_import",
+    "quantized",
+    "rotary",
+]

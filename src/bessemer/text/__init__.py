@@ -9,6 +9,7 @@ __all__ = [
     "chat_template",
     "detokenizer",
     "infilling",
+    "special_tokens",
     "stop_strings",
     "tokenizer",
 ]

@@ -3,4 +3,4 @@
 Start at `loop.train`. The recipe (`recipe`) needs no torch; everything else does.
 """
 
-__all__ = ["flops", "loop", "lora", "loss", "packing", "precision", "recipe"]
+__all__ = ["adapter", "flops", "loop", "lora", "loss", "packing", "precision", "recipe"]

@@ -23,6 +23,7 @@ from torch import nn
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.train.lora import LoraLinear
+from bessemer.train.objectives.reward_model import RewardModel
 
 
 class StepCost(NamedTuple):
@@ -37,7 +38,7 @@ class StepCost(NamedTuple):
         return tokens * self.per_token + targets * self.per_target + squares * self.per_square
 
 
-def step_cost(decoder: Decoder) -> StepCost:
+def step_cost(decoder: Decoder | RewardModel) -> StepCost:
     """The cost of training this decoder as its parameters are now frozen or not."""
     config = decoder.config
     per_token = sum(_layer_cost(module) for module in decoder.model.modules())
@@ -48,7 +49,7 @@ def step_cost(decoder: Decoder) -> StepCost:
 
 def _layer_cost(module: nn.Module) -> int:
     if isinstance(module, LoraLinear):
-        return 4 * module.weight.numel() + 6 * (module.lora_A.numel() + module.lora_B.numel())
+        return 4 * module.matrix_elements + 6 * (module.lora_A.numel() + module.lora_B.numel())
     if isinstance(module, nn.Linear):
         return module.weight.numel() * (6 if module.weight.requires_grad else 4)
     return 0

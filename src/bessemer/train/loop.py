@@ -146,6 +146,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                     raise StopRequested
 
         # 7. What came of it.
+        decoder.eval()
         write_sample(log, steps, decoder, schedule, recipe)
         write_output(run, plan, recipe, decoder, weights, tokenizer)
         if (task := schedule.reptile) is not None:
@@ -177,12 +178,16 @@ def gradient_of(
 
 
 def judge(
-    decoder: Network, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
+    decoder: network.Trained, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
 ) -> dict[str, float]:
     """`loss` and every metric on the validation data."""
-    if (task := schedule.reptile) is not None:
-        return reptile.validate_adapted(decoder, weights, task)
-    return validate(decoder, schedule, recipe.rows_at_once)
+    decoder.eval()  # dropout is for training
+    try:
+        if (task := schedule.reptile) is not None:
+            return reptile.validate_adapted(decoder, weights, task)
+        return validate(decoder, schedule, recipe.rows_at_once)
+    finally:
+        decoder.train()
 
 
 def measure_step_s(

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
+from bessemer.models.quantized import Bits
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.lora import add_lora, lora_layers, merge_into
+from bessemer.train.adapter import load_adapter
+from bessemer.train.lora import add_lora, lora_layers, merge_into, target_layers
+from bessemer.train.objectives.reward_model import RewardModel, pad_token_id
+from bessemer.train.precision import DTYPES
 from bessemer.train.recipe import TrainRecipe
+from bessemer.train.sections import LoraSection
 from bessemer.train.weights import TrainedWeights
 
 HEAD_SIZE = 64
+Trained = Decoder | RewardModel
 
 
 def start(
     recipe: TrainRecipe, base: Path | None, tokenizer: Tokenizer, dtype: torch.dtype
-) -> Decoder:
+) -> Trained:
     """The decoder before its first step, computing in `dtype`, with what is frozen frozen.
 
     Args:
@@ -32,8 +40,25 @@ def start(
         return Decoder(config).init_weights(recipe.seed).to(dtype)
     decoder = load_decoder(base, dtype)
     if recipe.lora is not None:
-        add_lora(decoder, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
+        freeze_with_lora(decoder, recipe.lora, recipe.seed)
+    if recipe.objective == "reward":
+        return RewardModel(decoder, pad_token_id(tokenizer))
     return decoder
+
+
+def freeze_with_lora(network: nn.Module, lora: LoraSection, seed: int) -> None:
+    """Give the network trained differences, new ones or those of the adapter the recipe names."""
+    kept = lora.base_precision
+    if kept == "fp32" or kept == "bf16":
+        for layer in target_layers(network, lora.targets).values():
+            layer.to(DTYPES[kept])
+    bits: Bits | None = kept if kept == "int8" or kept == "int4" else None
+    if lora.adapter is not None:
+        load_adapter(network, Path(lora.adapter), dropout=lora.dropout, bits=bits)
+        return
+    add_lora(
+        network, lora.rank, lora.alpha, seed, targets=lora.targets, dropout=lora.dropout, bits=bits
+    )
 
 
 def new_config(depth: int, context_length: int, tokenizer: Tokenizer) -> ModelConfig:
@@ -55,15 +80,25 @@ def new_config(depth: int, context_length: int, tokenizer: Tokenizer) -> ModelCo
 
 
 @torch.no_grad()
-def finished(decoder: Decoder, weights: TrainedWeights, base: Path | None) -> Decoder:
-    """The trained decoder in float32, an ordinary one: LoRA merged, masters instead of copies."""
+def finished(trained: Trained, weights: TrainedWeights, base: Path | None) -> Trained:
+    """What was trained in float32, an ordinary one: LoRA merged, masters instead of copies."""
+    if not isinstance(trained, RewardModel):
+        return _plain(trained, weights.masters, base)
+    masters = {name.removeprefix("decoder."): master for name, master in weights.masters.items()}
+    score = masters.pop("score.weight")
+    plain = RewardModel(_plain(trained.decoder, masters, base), trained.pad_id)
+    plain.score.weight.copy_(score)
+    return plain
+
+
+def _plain(decoder: Decoder, masters: Mapping[str, Tensor], base: Path | None) -> Decoder:
     if layers := lora_layers(decoder):
         assert base is not None
         plain = load_decoder(base, torch.float32)
         merge_into(plain, layers)
         return plain
     plain = Decoder(decoder.config)
-    plain.load_state_dict({**decoder.state_dict(), **weights.masters})
+    plain.load_state_dict({**decoder.state_dict(), **masters})
     return plain
 
 
@@ -72,7 +107,7 @@ def generation_defaults(tokenizer: Tokenizer) -> dict[str, object]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids)}
 
 
-def size_bytes(decoder: Decoder) -> int:
+def size_bytes(decoder: Trained) -> int:
     """Bytes of the weights on disk in float32."""
     return 4 * sum(p.numel() for p in decoder.parameters())
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from bessemer.data.interleaving import Interleaving
 from bessemer.train.gradient import Part
-from bessemer.train.objectives import language, reptile
+from bessemer.train.objectives import language, preference, reptile, reward_model
 from bessemer.train.recipe import Objective, TrainRecipe
 from bessemer.train.task import Setting, Task
 
@@ -97,5 +97,7 @@ def open_task(setting: Setting, network: nn.Module) -> Task:
 OBJECTIVES: Mapping[Objective, Callable[[Setting, nn.Module], Task]] = {
     "pretrain": language.open_pretrain,
     "sft": language.open_sft,
+    "dpo": preference.open_dpo,
+    "reward": reward_model.open_reward,
     "reptile": reptile.open_reptile,
 }

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.core.runs import RunFolder
-from bessemer.models.decoder import Decoder
 from bessemer.models.folder import save_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train import network
-from bessemer.train.lora import lora_layers, save_adapter
+from bessemer.train.adapter import save_adapter
+from bessemer.train.lora import lora_layers
+from bessemer.train.objectives.reward_model import RewardModel
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.space import refuse_if_full
 from bessemer.train.weights import TrainedWeights
@@ -22,7 +23,7 @@ def write_output(
     run: RunFolder,
     plan: dict[str, Any],
     recipe: TrainRecipe,
-    decoder: Decoder,
+    decoder: network.Trained,
     weights: TrainedWeights,
     tokenizer: Tokenizer,
 ) -> None:
@@ -36,16 +37,15 @@ def write_output(
     shutil.rmtree(new, ignore_errors=True)
     base = Path(plan["model"]["path"]) if plan["model"] else None
     like = base or tokenizer.folder
-    save_decoder(network.finished(decoder, weights, base), new / "model", like=like)
+    plain = network.finished(decoder, weights, base)
+    if isinstance(plain, RewardModel):
+        plain.save(new / "model", like=like)
+    else:
+        save_decoder(plain, new / "model", like=like)
     if base is None:
         defaults = network.generation_defaults(tokenizer)
         (new / "model" / "generation_config.json").write_text(json.dumps(defaults, indent=2))
-    if recipe.lora is not None:
-        save_adapter(
-            lora_layers(decoder),
-            new / "adapter",
-            rank=recipe.lora.rank,
-            alpha=recipe.lora.alpha,
-            base=plan["model"]["name"],
-        )
+    # The adapter of a reward model is none without its head; the whole model has both.
+    if recipe.lora is not None and not isinstance(plain, RewardModel):
+        save_adapter(lora_layers(decoder), new / "adapter", base=plan["model"]["name"])
     network.replace_folder(new, run.output)

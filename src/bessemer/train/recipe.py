@@ -178,6 +178,8 @@ def _about_parts(recipe: TrainRecipe) -> str | None:
             return "a reward of kind format has a pattern, and no other has one"
         if (reward.kind == "model") != (reward.model is not None):
             return "a reward of kind model names its model, and no other does"
+    if recipe.lora and recipe.lora.dropout and recipe.deterministic == "any-world-size":
+        return "dropout draws in the order of the shards: set lora.dropout=0 with any-world-size"
     if recipe.objective == "reptile" and recipe.deterministic == "any-world-size":
         return "reptile's inner steps follow each other; deterministic can only be run"
     return None

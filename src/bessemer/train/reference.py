@@ -1,0 +1,179 @@
+"""What the network thought of each answer before its first step: computed once, kept in the run.
+
+ln p(answer | prompt), summed over the answer's tokens, of every pair that the run will see. The
+file is written as a whole, under a key of data, model and precision; one that is torn, or of
+something else, is computed again. A resumed run reads it.
+
+Which pairs a run will see follows from its steps. Where these are not known yet (the recipe gives
+minutes), the pass takes rows in the run's order for at most half of that time. A forward pass
+takes less than half of a step, so that is more than the steps can use; were it not, the run would
+learn from the rows covered again and again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor, nn
+
+from bessemer.core.runs import write_atomically
+from bessemer.train.batch import MicroBatch, micro_batch
+from bessemer.train.loss import linear_logprobs
+from bessemer.train.pairs import PairMaterial, PairRows
+from bessemer.train.recipe import TrainRecipe
+from bessemer.train.task import Network, Setting, hidden_states
+
+Table = NDArray[np.float64]
+
+FILE = "reference.safetensors"
+MEASURED_STEPS = 5  # what the loop looks at before it knows the number of steps
+TELL_EVERY_S = 2.0
+
+
+class Reference(NamedTuple):
+    """Log-probabilities in nats: a row for a pair, preferred and rejected; NaN if not computed."""
+
+    train: Table
+    validation: Table
+
+    def covered_rows(self, rows: PairRows) -> int:
+        """How many rows of the first epoch are known, counted from its beginning."""
+        for position in range(rows.rows_per_epoch):
+            if np.isnan(self.train[rows.members(position)]).any():
+                return position
+        return rows.rows_per_epoch
+
+
+def answer_logprobs(network: Network, batch: MicroBatch) -> Tensor:
+    """ln p of the targets of each piece, summed over them, (pieces,); differentiable."""
+    logprob_N = linear_logprobs(
+        hidden_states(network, batch), network.head_weight, batch.sources_N, batch.targets_N
+    )
+    return logprob_N.new_zeros(len(batch.lengths)).index_add(0, batch.pieces_N, logprob_N)
+
+
+def open_reference(setting: Setting, network: nn.Module, material: PairMaterial) -> Reference:
+    """Read the run's reference, or compute it with `network` as it is and write it."""
+    path, key = setting.folder / FILE, _key(setting, network, material)
+    if path.exists():
+        found = _read(path, key)
+        if found is not None:
+            return found
+        setting.tell("note", message=f"{FILE} is torn or of other data; it is computed again")
+    reference = _compute(setting, network, material)
+    write_atomically(path, save(reference._asdict(), metadata={"key": key}))
+    return reference
+
+
+def _read(path: Path, key: str) -> Reference | None:
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError:
+        return None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if header.get("__metadata__", {}).get("key") != key:
+        return None
+    return Reference(**tensors)
+
+
+def _key(setting: Setting, network: nn.Module, material: PairMaterial) -> str:
+    lora = setting.recipe.lora
+    facts = {
+        "data": material.digest,
+        "model": setting.plan["model"]["digest"],
+        "dtype": str(cast(Network, network).head_weight.dtype),
+        "lora": None if lora is None else lora.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Reference:
+    recipe = setting.recipe
+    reference = Reference(_unknown(material.train), _unknown(material.validation))
+    judged, wanted = material.validation.rows_per_epoch, _wanted_rows(recipe, material.train)
+    limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
+    fewest = MEASURED_STEPS * recipe.batch.rows
+    progress = _Progress(setting, judged + wanted)
+    with _evaluating(network):
+        for first in range(0, judged, recipe.rows_at_once):
+            part = range(first, min(first + recipe.rows_at_once, judged))
+            _fill(reference.validation, network, material.validation, part)
+            progress.tell(part.stop)
+        begin_s = time.monotonic()
+        for first in range(0, wanted, recipe.rows_at_once):
+            spent_s = time.monotonic() - begin_s
+            if spent_s > limit_s and first >= fewest:
+                break
+            part = range(first, min(first + recipe.rows_at_once, wanted))
+            _fill(reference.train, network, material.train, part)
+            progress.tell(judged + part.stop, limit_s - spent_s)
+        progress.end()
+    return reference
+
+
+def _fill(table: Table, network: nn.Module, rows: PairRows, positions: range) -> None:
+    batch = micro_batch([rows.row(position) for position in positions])
+    members = [i for position in positions for i in rows.members(position)]
+    logprob_P = answer_logprobs(cast(Network, network), batch)
+    table[members] = logprob_P.view(-1, 2).double().numpy()
+
+
+def _unknown(rows: PairRows) -> Table:
+    return np.full((len(rows.pairs), 2), np.nan)
+
+
+def _wanted_rows(recipe: TrainRecipe, rows: PairRows) -> int:
+    most = rows.rows_per_epoch
+    return most if recipe.steps is None else min(most, recipe.steps * recipe.batch.rows)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Without dropout."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+class _Progress:
+    """Tells how far the pass is, every other second and at its end."""
+
+    def __init__(self, setting: Setting, total: int) -> None:
+        self._tell, self._total, self._done = setting.tell, total, 0
+        self._begin_s = self._told_s = time.monotonic()
+
+    def tell(self, done: int, left_s: float = float("inf")) -> None:
+        """`left_s`: when the pass ends at the latest."""
+        self._done = done
+        now_s = time.monotonic()
+        if now_s - self._told_s < TELL_EVERY_S:
+            return
+        self._told_s = now_s
+        rows_s = done / (now_s - self._begin_s)
+        eta_s = max(0.0, min(left_s, (self._total - done) / rows_s))
+        self._write(done + round(eta_s * rows_s), eta_s)
+
+    def end(self) -> None:
+        self._write(self._done, 0.0)
+
+    def _write(self, total: int, eta_s: float) -> None:
+        self._tell(
+            "progress", stage="reference", unit="rows", done=self._done, total=total,
+            eta_s=round(eta_s, 1),
+        )  # fmt: skip
