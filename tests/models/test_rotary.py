@@ -63,7 +63,7 @@ def test_each_precision_is_rounded_once_from_float32() -> None:
 
 def test_casting_the_network_does_not_round_the_frequencies() -> None:
     decoder = Decoder(CONFIG).to(torch.bfloat16).float()
-    found = decoder._rotary.at(torch.arange(64), torch.float32)
+    found = decoder.model._rotary.at(torch.arange(64), torch.float32)
     assert torch.equal(found.cos_TD, RotaryTable(CONFIG).at(torch.arange(64), torch.float32).cos_TD)
 
 

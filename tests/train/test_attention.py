@@ -19,10 +19,12 @@ def inputs(tokens: int, heads: int, kv_heads: int, seed: int = 0) -> list[torch.
     ]
 
 
-def check_equal(lengths: list[int], heads: int, kv_heads: int, seed: int = 0) -> None:
+def check_equal(
+    lengths: list[int], heads: int, kv_heads: int, seed: int = 0, window: int | None = None
+) -> None:
     qkv = inputs(sum(lengths), heads, kv_heads, seed)
-    ours = BlockAttention(lengths, torch.float64)(0, *qkv)
-    theirs = PackedAttention(lengths)(0, *qkv)
+    ours = BlockAttention(lengths, torch.float64, [window])(0, *qkv)
+    theirs = PackedAttention(lengths, windows=[window])(0, *qkv)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(9)).double()
     for mine, other in zip(
@@ -38,11 +40,31 @@ def check_equal(lengths: list[int], heads: int, kv_heads: int, seed: int = 0) ->
     lengths=st.lists(st.integers(1, LARGE_BLOCK + 90), min_size=1, max_size=5),
     groups=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
     seed=st.integers(0, 1000),
+    window=st.none() | st.integers(1, LARGE_BLOCK + 20),
 )
 def test_output_and_gradients_equal_the_fused_kernels(
-    lengths: list[int], groups: tuple[int, int], seed: int
+    lengths: list[int], groups: tuple[int, int], seed: int, window: int | None
 ) -> None:
-    check_equal(lengths, *groups, seed)
+    check_equal(lengths, *groups, seed, window)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 300])
+def test_both_attentions_are_a_softmax_over_what_the_mask_leaves(window: int | None) -> None:
+    lengths = [40, 3, 290]
+    q, k, v = inputs(sum(lengths), 2, 2)
+    v = torch.cat((v, v[..., :2] * 2), dim=-1)  # values may be of another size than keys
+    document = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    back = torch.arange(len(q))[:, None] - torch.arange(len(q))
+    seen = (back >= 0) & (document[:, None] == document)
+    if window is not None:
+        seen &= back < window
+    scores = torch.einsum("thd,shd->hts", q, k) / 4**0.5
+    expected = torch.einsum("hts,shv->thv", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+    for attend in (
+        PackedAttention(lengths, windows=[None, window]),
+        BlockAttention(lengths, torch.float64, [None, window]),
+    ):
+        torch.testing.assert_close(attend(1, q, k, v), expected, rtol=0, atol=1e-10)
 
 
 def test_a_long_document_computes_its_probabilities_twice_and_agrees() -> None:

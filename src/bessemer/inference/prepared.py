@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bessemer.core.errors import InvalidInput
 from bessemer.models import functions
 from bessemer.models.config import ModelConfig
-from bessemer.models.decoder import Decoder, Layer
+from bessemer.models.decoder import Decoder, FeedForward, Layer, SelfAttention
 from bessemer.models.rotary import RotaryTable
 
 Linear = Callable[[Tensor], Tensor]
@@ -41,6 +42,12 @@ class PreparedDecoder:
     """Inference only; takes the weights of `decoder`, which must not be used afterwards."""
 
     def __init__(self, decoder: Decoder) -> None:
+        if not decoder.config.is_plain:
+            raise InvalidInput(
+                f"a {decoder.config.family} with experts, latent attention, windows or GPT-2's"
+                " layers cannot be served by the native engine yet",
+                next_step="serve its folder with transformers or vLLM",
+            )
         self.config: ModelConfig = decoder.config
         self._embedding_VD = decoder.model.embed_tokens.weight.detach()
         self.dtype = self._embedding_VD.dtype
@@ -111,6 +118,7 @@ def _has_onednn() -> bool:
 
 def _prepare_layer(layer: Layer) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
+    assert isinstance(attention, SelfAttention) and isinstance(mlp, FeedForward)
     q_norm = getattr(attention.q_norm, "weight", None)
     k_norm = getattr(attention.k_norm, "weight", None)
     return _Layer(

@@ -6,11 +6,14 @@ opening the door does not.
 
 __all__ = [
     "attention",
+    "chains",
     "config",
     "decoder",
+    "experts",
     "folder",
     "functions",
     "gguf_import",
+    "gpt2",
     "quantized",
     "rotary",
 ]

@@ -28,17 +28,24 @@ class _Group(NamedTuple):
 
 
 class PackedAttention:
-    """Causal attention within each document, none across; no mask is ever built.
+    """Causal attention within each document, none across; only a window needs a mask.
 
     Padding stands at the end of a document, so a causal kernel never lets a real token see it.
     Documents are grouped by power-of-two length, which bounds the padding to a factor of two.
 
     Args:
         lengths: tokens of each document, in the order in which they stand in the T tokens.
+        windows: of each layer, how many tokens back it sees, itself counted; None for all.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        windows: Sequence[int | None] | None = None,
+    ) -> None:
         assert all(length > 0 for length in lengths), lengths
+        self._windows = windows
         self.tokens = sum(lengths)
         starts = [0]
         for length in lengths:
@@ -54,13 +61,14 @@ class PackedAttention:
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
         assert len(q_THD) == self.tokens, (len(q_THD), self.tokens)
+        window = self._windows[layer] if self._windows else None
         if self._whole:
-            return _causal(q_THD[None], k_TKD[None], v_TKD[None])[0]
-        mixed_THD = torch.empty_like(q_THD)
+            return _causal(q_THD[None], k_TKD[None], v_TKD[None], window)[0]
+        mixed_THD = q_THD.new_empty(*q_THD.shape[:2], v_TKD.shape[2])
         parts, places = [], []
         for group in self._groups:
             mixed_NLHD = _causal(
-                q_THD[group.gather_NL], k_TKD[group.gather_NL], v_TKD[group.gather_NL]
+                q_THD[group.gather_NL], k_TKD[group.gather_NL], v_TKD[group.gather_NL], window
             )
             parts.append(mixed_NLHD.flatten(0, 1).index_select(0, group.keep_I))
             places.append(group.scatter_I)
@@ -72,12 +80,17 @@ def positions(lengths: Sequence[int], device: torch.device | str = "cpu") -> Ten
     return torch.cat([torch.arange(length, device=device) for length in lengths])
 
 
-def _causal(q_NLHD: Tensor, k_NLKD: Tensor, v_NLKD: Tensor) -> Tensor:
+def _causal(q_NLHD: Tensor, k_NLKD: Tensor, v_NLKD: Tensor, window: int | None) -> Tensor:
+    length, mask_LL = q_NLHD.shape[1], None
+    if window is not None and window < length:
+        back_LL = torch.arange(length)[:, None] - torch.arange(length)
+        mask_LL = ((back_LL >= 0) & (back_LL < window)).to(q_NLHD.device)
     mixed_NHLD = F.scaled_dot_product_attention(
         q_NLHD.transpose(1, 2),
         k_NLKD.transpose(1, 2),
         v_NLKD.transpose(1, 2),
-        is_causal=True,
+        attn_mask=mask_LL,
+        is_causal=mask_LL is None,
         enable_gqa=q_NLHD.shape[2] != k_NLKD.shape[2],
     )
     return mixed_NHLD.transpose(1, 2)

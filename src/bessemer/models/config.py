@@ -1,7 +1,8 @@
 """What a decoder looks like, read from and written as Hugging Face's `config.json`. No torch.
 
-One shape covers the Llama family: Llama, Qwen2 and Qwen3 (dense). A setting that would change
-the computation and is not known here is refused, never ignored.
+One shape covers the Llama family (Llama, Mistral, Qwen2, Qwen3), its mixtures of experts (Mixtral,
+Qwen3-MoE, DeepSeek-V3) and GPT-2. How each family spells it is in `spelling`. A setting that would
+change the computation and is not known here is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from typing import Any, Literal, NamedTuple
 
 from bessemer.core.errors import IntegrityError, InvalidInput
 
-Family = Literal["llama", "qwen2", "qwen3"]
+Family = Literal[
+    "llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3", "gpt2"
+]
 ARCHITECTURES: dict[Family, str] = {
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
 }
 _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"),
@@ -36,9 +44,93 @@ class Llama3Scaling(NamedTuple):
     original_context_length: int
 
 
+class YarnScaling(NamedTuple):
+    """YaRN (Peng et al., 2023), as DeepSeek writes it (`rope_type: yarn`).
+
+    Attributes:
+        attention: factor of cosines and sines.
+        softmax: factor of the attention scores, from `mscale_all_dim`; 1 where it is not set.
+    """
+
+    factor: float
+    original_context_length: int
+    beta_fast: float
+    beta_slow: float
+    attention: float
+    softmax: float
+    truncate: bool
+    written: tuple[tuple[str, Any], ...]  # the settings as they were read, to be written again
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeConfig:
+    """Which layers have experts, and how a token finds its own.
+
+    Attributes:
+        size: inner size of each expert.
+        shared_size: inner size of the experts that every token goes through, together; or 0.
+        gate: `softmax` over all experts, or `sigmoid` of each with a bias that only steers
+            (DeepSeek-V3).
+        normalize: divide the chosen experts' weights by their sum.
+        groups, top_groups: experts are chosen within the best groups (DeepSeek-V3).
+        scale: factor of the weights.
+        dense_layers: indices of layers that have one ordinary feed-forward instead.
+        loss_rate: weight of the balancing loss that the model was published with.
+    """
+
+    experts: int
+    top_k: int
+    size: int
+    shared_size: int = 0
+    gate: Literal["softmax", "sigmoid"] = "softmax"
+    normalize: bool = True
+    groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
+    dense_layers: frozenset[int] = frozenset()
+    loss_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_k <= self.experts:
+            raise InvalidInput(f"{self.top_k} of {self.experts} experts cannot be chosen")
+        if self.experts % self.groups or not 0 < self.top_groups <= self.groups:
+            raise InvalidInput(
+                f"{self.experts} experts in {self.groups} groups, {self.top_groups} of them best"
+            )
+        if self.top_k > self.experts // self.groups * self.top_groups:
+            raise InvalidInput(f"{self.top_groups} groups have fewer than {self.top_k} experts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """Multi-head latent attention (DeepSeek-V2, 2024): keys and values through a small vector.
+
+    Attributes:
+        query_rank: inner size of the queries' product; None for one matrix.
+        kv_rank: size of the vector that keys and values come from.
+        plain_dim, rotary_dim: a query's and key's part without and with position.
+        value_dim: a value's size.
+        interleaved: pairs of the rotary part stand side by side, not half a head apart.
+    """
+
+    query_rank: int | None
+    kv_rank: int
+    plain_dim: int
+    rotary_dim: int
+    value_dim: int
+    interleaved: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The numbers of one decoder. `head_dim` is explicit: Qwen3's differs from hidden / heads."""
+    """The numbers of one decoder. `head_dim` is explicit: Qwen3's differs from hidden / heads.
+
+    Attributes:
+        head_dim: size of a query and key head; with latent attention plain and rotary part.
+        layer_windows: of each layer, how many tokens back it sees, itself counted; None for all.
+        attention_scales: GPT-2's settings: divide scores by the root of the head size; and by the
+            number of the layer.
+    """
 
     family: Family = "llama"
     vocab_size: int
@@ -51,12 +143,16 @@ class ModelConfig:
     context_length: int
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: Llama3Scaling | YarnScaling | None = None
     tied: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    layer_windows: tuple[int | None, ...] | None = None
+    moe: MoeConfig | None = None
+    latent: LatentConfig | None = None
+    attention_scales: tuple[bool, bool] = (True, False)
     initializer_range: float = 0.02
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -73,15 +169,72 @@ class ModelConfig:
                 raise InvalidInput(f"{name} must be a finite number above 0; got {value!r}")
         if self.heads % self.kv_heads:
             raise InvalidInput(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
-        if self.head_dim % 2:
-            raise InvalidInput(f"rotary embeddings need an even head size; got {self.head_dim}")
+        if self.rotary_dim % 2 and self.family != "gpt2":
+            raise InvalidInput(f"rotary embeddings need an even head size; got {self.rotary_dim}")
+        if self.layer_windows is not None:
+            widths = [width for width in self.layer_windows if width is not None]
+            if len(self.layer_windows) != self.layers or any(width < 1 for width in widths):
+                raise InvalidInput(f"{self.layers} layers cannot have windows {self.layer_windows}")
+
+    @property
+    def rotary_dim(self) -> int:
+        """How much of a query or key turns with its position."""
+        return self.latent.rotary_dim if self.latent else self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Size of a value head."""
+        return self.latent.value_dim if self.latent else self.head_dim
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back a layer sees, itself counted; None for all of them."""
+        return self.layer_windows[layer] if self.layer_windows else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the Llama family without experts, latent attention or windows."""
+        return (
+            self.moe is None
+            and self.latent is None
+            and self.layer_windows is None
+            and self.family != "gpt2"
+        )
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether this layer's feed-forward is a mixture of experts."""
+        return self.moe is not None and layer not in self.moe.dense_layers
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that multiply activations: all linear layers and the head, once if tied."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads)
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        return self.layers * (attention + mlp) + self.vocab_size * self.hidden_size
+        """Weights that one token is multiplied with: linear layers and the head, once if tied.
+
+        Of experts only those that it goes through are counted.
+        """
+        layers = sum(
+            self._attention_parameters + self._mlp_parameters(i) for i in range(self.layers)
+        )
+        return layers + self.vocab_size * self.hidden_size
+
+    @property
+    def _attention_parameters(self) -> int:
+        if self.latent is None:
+            return self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads)
+        part, hidden = self.latent, self.hidden_size
+        queries = self.heads * self.head_dim
+        asked = hidden * queries
+        if part.query_rank is not None:
+            asked = part.query_rank * (hidden + queries)
+        down = hidden * (part.kv_rank + part.rotary_dim)
+        up = part.kv_rank * self.heads * (part.plain_dim + part.value_dim)
+        return asked + down + up + self.heads * part.value_dim * hidden
+
+    def _mlp_parameters(self, layer: int) -> int:
+        if self.family == "gpt2":
+            return 2 * self.hidden_size * self.intermediate_size
+        if self.moe is None or not self.has_experts(layer):
+            return 3 * self.hidden_size * self.intermediate_size
+        inner = self.moe.top_k * self.moe.size + self.moe.shared_size
+        return 3 * self.hidden_size * inner + self.hidden_size * self.moe.experts
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
@@ -107,123 +260,12 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, tree: dict[str, Any]) -> ModelConfig:
         """From the parsed `config.json`; both spellings of the rotary settings are read."""
-        family = tree.get("model_type")
-        if not isinstance(family, str) or family not in ARCHITECTURES:
-            raise InvalidInput(
-                f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}",
-                next_step="convert the model, or serve it with another engine",
-            )
-        try:
-            _refuse_what_is_not_here(tree)
-            return cls(
-                family=family,
-                vocab_size=tree["vocab_size"],
-                hidden_size=tree["hidden_size"],
-                intermediate_size=tree["intermediate_size"],
-                layers=tree["num_hidden_layers"],
-                heads=tree["num_attention_heads"],
-                kv_heads=tree.get("num_key_value_heads") or tree["num_attention_heads"],
-                head_dim=tree.get("head_dim") or _default_head_dim(family, tree),
-                context_length=tree.get("max_position_embeddings", 2048),
-                norm_eps=tree.get("rms_norm_eps", 1e-6),
-                rope_theta=float(_rope(tree).get("rope_theta", 10_000.0)),
-                rope_scaling=_llama3(_rope(tree)),
-                tied=tree.get("tie_word_embeddings", False),
-                qkv_bias=family == "qwen2" or tree.get("attention_bias", False),
-                output_bias=family != "qwen2" and tree.get("attention_bias", False),
-                mlp_bias=family == "llama" and tree.get("mlp_bias", False),
-                qk_norm=family == "qwen3",
-                initializer_range=tree.get("initializer_range", 0.02),
-                bos_token_id=tree.get("bos_token_id"),
-                eos_token_id=tree.get("eos_token_id"),
-                pad_token_id=tree.get("pad_token_id"),
-            )
-        except KeyError as fault:
-            raise IntegrityError(f"config.json lacks {fault.args[0]!r}") from fault
-        except (TypeError, ValueError, AttributeError, ArithmeticError) as fault:
-            raise IntegrityError(f"config.json has a value of the wrong kind: {fault}") from fault
+        from bessemer.models.spelling import read  # it is made of this module's nouns
+
+        return read(tree)
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """As `config.json`, in the spelling that every reader knows (`rope_theta` at the top)."""
-        tree: dict[str, Any] = {
-            "architectures": [ARCHITECTURES[self.family]],
-            "model_type": self.family,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.context_length,
-            "rms_norm_eps": self.norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": None,
-            "hidden_act": "silu",
-            "tie_word_embeddings": self.tied,
-            "attention_bias": self.output_bias,
-            "initializer_range": self.initializer_range,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
-            "torch_dtype": dtype,
-            "use_cache": True,
-        }
-        if self.family == "llama":
-            tree["mlp_bias"] = self.mlp_bias
-        if self.rope_scaling is not None:
-            tree["rope_scaling"] = {
-                "rope_type": "llama3",
-                "factor": self.rope_scaling.factor,
-                "low_freq_factor": self.rope_scaling.low_freq_factor,
-                "high_freq_factor": self.rope_scaling.high_freq_factor,
-                "original_max_position_embeddings": self.rope_scaling.original_context_length,
-            }
-        return tree
+        from bessemer.models.spelling import write
 
-
-def _refuse_what_is_not_here(tree: dict[str, Any]) -> None:
-    problems = []
-    if tree.get("hidden_act", "silu") != "silu":
-        problems.append(f"hidden_act {tree['hidden_act']!r} (only silu)")
-    if tree.get("use_sliding_window") and tree.get("sliding_window"):
-        problems.append("sliding-window attention")
-    if set(tree.get("layer_types") or ()) - {"full_attention"}:
-        problems.append(f"layer_types {sorted(set(tree['layer_types']))}")
-    if tree.get("quantization_config"):
-        problems.append("weights quantized inside the folder")
-    if float(_rope(tree).get("partial_rotary_factor", 1.0)) != 1.0:
-        problems.append("partial rotary embeddings")
-    kind = _rope_type(_rope(tree))
-    if kind not in ("default", "llama3"):
-        problems.append(f"rope_type {kind!r} (only default and llama3)")
-    if problems:
-        raise InvalidInput(
-            "this model needs what the decoder does not have: " + "; ".join(problems)
-        )
-
-
-def _rope(tree: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings: the newer `rope_parameters`, or `rope_theta` with `rope_scaling`."""
-    top = {key: tree[key] for key in ("rope_theta", "partial_rotary_factor") if tree.get(key)}
-    return top | (tree.get("rope_scaling") or {}) | (tree.get("rope_parameters") or {})
-
-
-def _rope_type(rope: dict[str, Any]) -> str:
-    return str(rope.get("rope_type") or rope.get("type") or "default")
-
-
-def _llama3(rope: dict[str, Any]) -> Llama3Scaling | None:
-    if _rope_type(rope) != "llama3":
-        return None
-    return Llama3Scaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_context_length=int(rope["original_max_position_embeddings"]),
-    )
-
-
-def _default_head_dim(family: str, tree: dict[str, Any]) -> int:
-    # Qwen3's own default does not follow from the hidden size.
-    return 128 if family == "qwen3" else int(tree["hidden_size"] // tree["num_attention_heads"])
+        return write(self, dtype)

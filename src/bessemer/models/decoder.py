@@ -1,4 +1,7 @@
-"""One decoder for the Llama family, in plain PyTorch; its parameter names are Hugging Face's.
+"""One decoder for every native family, in plain PyTorch; its parameter names are Hugging Face's.
+
+The Llama family with its mixtures of experts (`experts`) and latent attention is here; GPT-2's
+layers are in `gpt2`.
 
 Everything is flat over tokens: T tokens of however many documents or requests go through the
 linear layers as one matrix, and the `attend` that the caller hands in decides which token sees
@@ -16,17 +19,11 @@ from torch import Tensor, nn
 from bessemer.models import functions
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
+from bessemer.models.experts import MixtureOfExperts, routers
+from bessemer.models.gpt2 import Gpt2Trunk
+from bessemer.models.latent_attention import LatentAttention
+from bessemer.models.norm import RMSNorm
 from bessemer.models.rotary import RotaryTable, Rotation
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return functions.rms_norm(x_TD, self.weight, self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -45,19 +42,18 @@ class SelfAttention(nn.Module):
             self.q_norm = self.k_norm = nn.Identity()
 
     def forward(self, x_TD: Tensor, rotation: Rotation, layer: int, attend: Attend) -> Tensor:
-        heads = (len(x_TD), -1, self.head_dim)
-        q_THD = functions.rotate(self.q_norm(self.q_proj(x_TD).view(heads)), *rotation)
-        k_TKD = functions.rotate(self.k_norm(self.k_proj(x_TD).view(heads)), *rotation)
-        v_TKD = self.v_proj(x_TD).view(heads)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        norms = (self.q_norm, self.k_norm)
+        q_THD, k_TKD, v_TKD = functions.heads(x_TD, *rotation, projections, norms)
         mixed_THD = attend(layer, q_THD, k_TKD, v_TKD)
         out: Tensor = self.o_proj(mixed_THD.reshape(len(x_TD), -1))
         return out
 
 
 class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, inner: int) -> None:
         super().__init__()
-        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        hidden, bias = config.hidden_size, config.mlp_bias
         self.gate_proj = nn.Linear(hidden, inner, bias=bias)
         self.up_proj = nn.Linear(hidden, inner, bias=bias)
         self.down_proj = nn.Linear(inner, hidden, bias=bias)
@@ -68,12 +64,14 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = SelfAttention(config)
+        self.self_attn: nn.Module = (
+            LatentAttention(config) if config.latent else SelfAttention(config)
+        )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp = _feed_forward(config, index)
 
     def forward(self, x_TD: Tensor, rotation: Rotation, layer: int, attend: Attend) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), rotation, layer, attend)
@@ -81,12 +79,29 @@ class Layer(nn.Module):
         return out
 
 
+def _feed_forward(config: ModelConfig, layer: int) -> nn.Module:
+    moe = config.moe
+    if moe is None or not config.has_experts(layer):
+        return FeedForward(config, config.intermediate_size)
+    shared = FeedForward(config, moe.shared_size) if moe.shared_size else None
+    return MixtureOfExperts(config.hidden_size, moe, shared)
+
+
 class Trunk(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self._rotary = RotaryTable(config)
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        x_TD = self.embed_tokens(ids_T)
+        rotation = self._rotary.at(positions_T, x_TD.dtype)
+        for index, layer in enumerate(self.layers):
+            x_TD = layer(x_TD, rotation, index, attend)
+        out: Tensor = self.norm(x_TD)
+        return out
 
 
 class Decoder(nn.Module):
@@ -99,15 +114,33 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Trunk(config)
+        if config.family == "gpt2":
+            self.transformer = Gpt2Trunk(config)
+        else:
+            self.model = Trunk(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._rotary = RotaryTable(config)
+
+    @property
+    def trunk(self) -> Trunk | Gpt2Trunk:
+        """Everything but the head."""
+        return self.transformer if self.config.family == "gpt2" else self.model
 
     @property
     def head_weight(self) -> Tensor:
         """The (V, D) matrix that turns hidden states into logits; the embedding if tied."""
-        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+        return self.embedding_weight if self.config.tied else self.lm_head.weight
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """The (V, D) table of the tokens' vectors."""
+        trunk = self.trunk
+        return trunk.wte.weight if isinstance(trunk, Gpt2Trunk) else trunk.embed_tokens.weight
+
+    def balance(self, rate: float) -> None:
+        """Even the load of experts without a gradient; see `experts.Router.balance`."""
+        for router in routers(self):
+            router.balance(rate)
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states after the final norm, (T, D).
@@ -117,11 +150,7 @@ class Decoder(nn.Module):
             positions_T: int64 position of each within its document.
             attend: who sees whom; see `bessemer.models.attention`.
         """
-        x_TD = self.model.embed_tokens(ids_T)
-        rotation = self._rotary.at(positions_T, x_TD.dtype)
-        for index, layer in enumerate(self.model.layers):
-            x_TD = layer(x_TD, rotation, index, attend)
-        out: Tensor = self.model.norm(x_TD)
+        out: Tensor = self.trunk(ids_T, positions_T, attend)
         return out
 
     def logits(self, hidden_ND: Tensor) -> Tensor:

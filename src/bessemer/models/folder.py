@@ -20,6 +20,7 @@ from bessemer.core.errors import IntegrityError, InvalidInput, UnsafeWeights
 from bessemer.core.runs import write_atomically
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
+from bessemer.models.layout import from_disk, stored_shapes, to_disk
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -56,13 +57,20 @@ def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
         IntegrityError: tensors are missing, left over or of another shape than the config says.
         InvalidInput: an architecture that the decoder does not have.
     """
+    config = ModelConfig.from_folder(folder)
     with torch.device("meta"):
-        decoder = Decoder(ModelConfig.from_folder(folder))
+        decoder = Decoder(config)
     expected = {name: list(tensor.shape) for name, tensor in decoder.state_dict().items()}
-    check_weights(folder, expected)
-    weights = {name: tensor.to(dtype) for name, tensor in read_tensors(folder) if name in expected}
-    decoder.load_state_dict(weights, assign=True)
+    check_weights(folder)
+    stored = ((name, tensor.to(_kept(name, dtype))) for name, tensor in read_tensors(folder))
+    decoder.load_state_dict(from_disk(stored, expected, config), assign=True)
     return decoder
+
+
+def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
+    # A router's bias moves in steps of a thousandth: see `experts.Router`.
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if narrow and name.endswith("e_score_correction_bias") else dtype
 
 
 def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) -> None:
@@ -72,10 +80,11 @@ def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) ->
         UnsafeWeights, IntegrityError, InvalidInput: as `load_decoder`.
     """
     config = ModelConfig.from_folder(folder)
+    found = {stored.name: stored for stored in read_headers(folder)}
     if expected is None:
         with torch.device("meta"):
-            expected = {n: list(t.shape) for n, t in Decoder(config).state_dict().items()}
-    found = {stored.name: stored for stored in read_headers(folder)}
+            own = {n: list(t.shape) for n, t in Decoder(config).state_dict().items()}
+        expected = stored_shapes(own, config, found)
     missing = sorted(set(expected) - set(found))
     surplus = [n for n in found if n not in expected and not _may_be_ignored(n, config)]
     if missing or surplus:
@@ -103,7 +112,12 @@ def save_decoder(
     The folder is created. Weights keep their dtype.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().contiguous() for name, tensor in decoder.state_dict().items()}
+    state = decoder.state_dict().items()
+    weights = {
+        stored: part.detach().contiguous()
+        for name, tensor in state
+        for stored, part in to_disk(name, tensor, decoder.config)
+    }
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     _write_tensors(weights, folder, max_shard_bytes)
     config = json.dumps(decoder.config.to_hf(dtype), indent=2) + "\n"
@@ -221,7 +235,11 @@ def _remove_weights_except(names: set[str], folder: Path) -> None:
 
 def _may_be_ignored(name: str, config: ModelConfig) -> bool:
     # Older exports carry the tied head and the rotary frequencies; both follow from the rest.
-    return (name == "lm_head.weight" and config.tied) or name.endswith("rotary_emb.inv_freq")
+    tied_head = name == "lm_head.weight" and config.tied
+    # DeepSeek-V3 publishes a layer for its multi-token prediction behind the last one.
+    prediction = config.latent is not None and f".layers.{config.layers}." in name
+    masks = config.family == "gpt2" and name.endswith((".attn.bias", ".attn.masked_bias"))
+    return tied_head or prediction or masks or name.endswith("rotary_emb.inv_freq")
 
 
 def count_names(what: str, names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The angles of rotary position embeddings, with Llama 3's scaling.
+"""The angles of rotary position embeddings, with Llama 3's scaling and YaRN.
 
 The table is kept in float32 outside the module's state: casting the network to another precision
 must not round the frequencies.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bessemer.models.config import Llama3Scaling, ModelConfig
+from bessemer.models.config import Llama3Scaling, ModelConfig, YarnScaling
 
 
 class Rotation(NamedTuple):
@@ -27,8 +27,10 @@ class RotaryTable:
 
     def __init__(self, config: ModelConfig) -> None:
         self._frequencies = inverse_frequencies(
-            config.head_dim, config.rope_theta, config.rope_scaling
+            config.rotary_dim, config.rope_theta, config.rope_scaling
         )
+        scaling = config.rope_scaling
+        self._factor = scaling.attention if isinstance(scaling, YarnScaling) else 1.0
         self._tables: dict[tuple[torch.device, torch.dtype], Rotation] = {}
 
     def at(self, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
@@ -45,15 +47,39 @@ class RotaryTable:
         with torch.no_grad():
             positions = torch.arange(length, dtype=torch.float32)
             angles = positions[:, None] * self._frequencies
-            return Rotation(angles.cos().to(device, dtype), angles.sin().to(device, dtype))
+            cos, sin = angles.cos() * self._factor, angles.sin() * self._factor
+            return Rotation(cos.to(device, dtype), sin.to(device, dtype))
 
 
-def inverse_frequencies(head_dim: int, theta: float, scaling: Llama3Scaling | None) -> Tensor:
+def inverse_frequencies(
+    head_dim: int, theta: float, scaling: Llama3Scaling | YarnScaling | None
+) -> Tensor:
     """Angle per position of each pair, float32, (head_dim / 2,)."""
     # An explicit device: the caller may be building the network without storage.
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     frequencies = 1.0 / (theta**exponents)
-    return frequencies if scaling is None else _llama3(frequencies, scaling)
+    if scaling is None:
+        return frequencies
+    if isinstance(scaling, YarnScaling):
+        return _yarn(frequencies, theta, scaling)
+    return _llama3(frequencies, scaling)
+
+
+def _yarn(frequencies: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
+    """Pairs that turn often within the original context are kept, slow ones stretched."""
+    pairs = len(frequencies)
+
+    def pair_that_turns(times: float) -> float:
+        wavelength = scaling.original_context_length / (times * 2 * math.pi)
+        return 2 * pairs * math.log(wavelength) / (2 * math.log(theta))
+
+    low, high = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    width = high - low or 0.001
+    stretched = ((torch.arange(pairs, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
+    return frequencies / scaling.factor * stretched + frequencies * (1 - stretched)
 
 
 def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:

@@ -42,19 +42,28 @@ class BlockAttention:
     Args:
         lengths: tokens of each document, in the order in which they stand in the T tokens.
         dtype: of queries, keys and values.
+        windows: of each layer, how many tokens back it sees, itself counted; None for all.
     """
 
-    def __init__(self, lengths: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        dtype: torch.dtype,
+        windows: Sequence[int | None] | None = None,
+    ) -> None:
         assert lengths and all(length > 0 for length in lengths), lengths
-        self._spans = _spans(lengths, dtype)
+        self.lengths = lengths
+        self._windows = windows
+        self._spans = {w: _spans(lengths, dtype, w) for w in set(windows or (None,))}
         self._keep = max(lengths) <= LONGEST_KEPT
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        mixed: Tensor = _BlockAttention.apply(q_THD, k_TKD, v_TKD, self._spans, self._keep)  # type: ignore[no-untyped-call]
+        spans = self._spans[self._windows[layer] if self._windows else None]
+        mixed: Tensor = _BlockAttention.apply(q_THD, k_TKD, v_TKD, spans, self._keep)  # type: ignore[no-untyped-call]
         return mixed
 
 
-def _spans(lengths: Sequence[int], dtype: torch.dtype) -> list[Span]:
+def _spans(lengths: Sequence[int], dtype: torch.dtype, window: int | None) -> list[Span]:
     ends = list(accumulate(lengths))
     starts = torch.tensor([0, *ends[:-1]])
     document_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
@@ -63,9 +72,14 @@ def _spans(lengths: Sequence[int], dtype: torch.dtype) -> list[Span]:
     for begin in range(0, ends[-1], block):
         end = min(begin + block, ends[-1])
         # Rounded down, so that few different shapes occur: each costs the library some set-up.
-        first = int(starts[document_T[begin]]) // SMALL_BLOCK * SMALL_BLOCK
+        first = int(starts[document_T[begin]])
+        if window is not None:
+            first = max(first, begin - window + 1)
+        first = first // SMALL_BLOCK * SMALL_BLOCK
         query_B1, token_S = torch.arange(begin, end)[:, None], torch.arange(first, end)
         visible_BS = (token_S <= query_B1) & (document_T[token_S] == document_T[query_B1])
+        if window is not None:
+            visible_BS &= query_B1 - token_S < window
         hidden = int((~visible_BS).any(0).to(torch.uint8).argmax())
         mask_BS = torch.zeros(visible_BS.shape, dtype=dtype).masked_fill_(~visible_BS, -torch.inf)
         spans.append(Span(begin, end, first, first + hidden, mask_BS[:, hidden:].contiguous()))
@@ -81,7 +95,7 @@ class _BlockAttention(torch.autograd.Function):
         q_HTD = _heads_first(q_THD * q_THD.shape[2] ** -0.5)
         k_HTD = _heads_first(k_TKD, heads // kv_heads)
         v_HTD = _heads_first(v_TKD, heads // kv_heads)
-        mixed_HTD = torch.empty_like(q_HTD)
+        mixed_HTD = q_HTD.new_empty(*q_HTD.shape[:2], v_HTD.shape[2])
         kept = []
         for span in spans:
             p_HBS = _probabilities(q_HTD, k_HTD, span)

@@ -8,9 +8,10 @@ half below the diagonal, whatever the implementation computes on top:
     gradient of the weight  2 more, where the matrix is trained
     attention               2 x 2 x n^2 / 2 x heads x head size a document of n tokens, three times
 
-The head is counted for target tokens only, because only those go through it. With LoRA a frozen
-matrix so counts 4 a token, its A and B 6. The first layer's matrices have no input gradient to
-compute with LoRA; that is ignored (under 1 % of a 30-layer model).
+The head is counted for target tokens only, because only those go through it, and of experts those
+that a token goes through. With LoRA a frozen matrix so counts 4 a token, its A and B 6. The first
+layer's matrices have no input gradient to compute with LoRA; that is ignored (under 1 % of a
+30-layer model).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import nn
 
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
+from bessemer.models.experts import Experts, Router
+from bessemer.models.gpt2 import Conv1D
 from bessemer.train.lora import LoraLinear
 from bessemer.train.objectives.reward_model import RewardModel
 
@@ -41,7 +44,7 @@ class StepCost(NamedTuple):
 def step_cost(decoder: Decoder | RewardModel) -> StepCost:
     """The cost of training this decoder as its parameters are now frozen or not."""
     config = decoder.config
-    per_token = sum(_layer_cost(module) for module in decoder.model.modules())
+    per_token = sum(_layer_cost(module) for module in decoder.trunk.modules())
     head = decoder.head_weight
     per_target = head.numel() * (6 if head.requires_grad else 4)
     return StepCost(per_token, per_target, _attention_cost(config))
@@ -50,10 +53,13 @@ def step_cost(decoder: Decoder | RewardModel) -> StepCost:
 def _layer_cost(module: nn.Module) -> int:
     if isinstance(module, LoraLinear):
         return 4 * module.matrix_elements + 6 * (module.lora_A.numel() + module.lora_B.numel())
-    if isinstance(module, nn.Linear):
+    if isinstance(module, Experts):
+        return module.active_elements * (6 if module.down_proj.requires_grad else 4)
+    if isinstance(module, nn.Linear | Conv1D | Router):
         return module.weight.numel() * (6 if module.weight.requires_grad else 4)
     return 0
 
 
 def _attention_cost(config: ModelConfig) -> int:
-    return 3 * 2 * config.heads * config.head_dim * config.layers
+    # A window is ignored: documents here are seldom longer.
+    return 3 * config.heads * (config.head_dim + config.value_dim) * config.layers

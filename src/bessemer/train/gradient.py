@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from bessemer.models.experts import recorded, routers
+from bessemer.train.balancing import with_routing
 from bessemer.train.batch import MicroBatch, micro_batches
 from bessemer.train.loss import LossSum, Mean
 from bessemer.train.packing import Row
@@ -148,7 +150,10 @@ def _pieces(parts: Sequence[Part], rows_at_once: int, shards: int = 1) -> list[_
 
 
 def _backward(network: Network, piece: _Piece) -> LossSum:
-    loss = piece.task.loss(network, piece.batch)
+    with recorded(network) as routing:
+        loss = piece.task.loss(network, piece.batch)
+    if routing is not None:
+        loss = with_routing(loss, routing, routers(network)[0].loss_rate)
     (loss.total * piece.factor).backward()  # type: ignore[no-untyped-call]
     return loss._replace(total=loss.total.detach())
 

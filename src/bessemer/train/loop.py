@@ -26,6 +26,7 @@ from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
 from bessemer.train import checkpoint, network, precision
 from bessemer.train.allocator import keep_freed_memory
+from bessemer.train.balancing import balance, prepare
 from bessemer.train.checkpoint import Checkpoint
 from bessemer.train.flops import StepCost, step_cost
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
@@ -67,10 +68,12 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         keep_freed_memory()
 
         # 2. The network, in the precision this machine is faster in.
-        tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer")
+        tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
         peak = precision.probe()
         chosen = precision.choose(recipe.precision, peak)
         decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
+        if recipe.lora is None:
+            prepare(decoder, recipe.moe)
         weights = TrainedWeights(decoder)
         optimizer = Optimizer(weights.masters, recipe.optimizer)
         cost = step_cost(decoder)
@@ -106,7 +109,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         )
 
         # 5. Where to continue.
-        done = resume(run, log, schedule, weights, optimizer)
+        done = resume(run, log, schedule, decoder, weights, optimizer)
         if done == 0:
             log.write("validation", step=0, **judge(decoder, weights, schedule, recipe))
 
@@ -125,6 +128,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                 rate = learning_rate(step, steps, recipe.optimizer.learning_rate, recipe.schedule)
                 optimizer.step(rate)
                 weights.publish()
+                balance(decoder)
                 durations_s.append(time.monotonic() - begin_s)
                 log.write(
                     "step",
@@ -140,7 +144,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                     log.write("validation", step=step, **said)
                 is_due = time.monotonic() - last_saved_s >= recipe.checkpoints.every_s
                 if is_due or stop.requested or step == steps:
-                    save(run, log, step, schedule, recipe, weights, optimizer)
+                    save(run, log, step, schedule, recipe, decoder, weights, optimizer)
                     last_saved_s = time.monotonic()
                 if stop.requested and step < steps:
                     raise StopRequested
@@ -227,6 +231,7 @@ def resume(
     run: RunFolder,
     log: EventLog,
     schedule: Schedule,
+    decoder: network.Trained,
     weights: TrainedWeights,
     optimizer: Optimizer,
 ) -> int:
@@ -248,6 +253,8 @@ def resume(
             next_step="start a new run",
         )
     weights.load({name: tensors[f"master.{name}"] for name in weights.masters})
+    for name, buffer in decoder.named_buffers():
+        buffer.copy_(tensors[f"buffer.{name}"])
     optimizer.load(tensors, step)
     torch.set_rng_state(tensors["rng"])
     here = _surroundings()
@@ -261,12 +268,14 @@ def save(
     step: int,
     schedule: Schedule,
     recipe: TrainRecipe,
+    decoder: network.Trained,
     weights: TrainedWeights,
     optimizer: Optimizer,
 ) -> None:
     """Write a checkpoint and say so."""
     masters = {f"master.{name}": master for name, master in weights.masters.items()}
-    tensors = {**masters, **optimizer.state(), "rng": torch.get_rng_state()}
+    buffers = {f"buffer.{name}": buffer for name, buffer in decoder.named_buffers()}
+    tensors = {**masters, **buffers, **optimizer.state(), "rng": torch.get_rng_state()}
     facts = {
         "step": step,
         "rows": step * recipe.batch.rows,

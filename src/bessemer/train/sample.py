@@ -18,7 +18,7 @@ def greedy(decoder: Decoder, prompt: Sequence[int], count: int, stop: Container[
     """
     ids = list(prompt)
     while len(ids) < len(prompt) + count:
-        attend = BlockAttention([len(ids)], decoder.head_weight.dtype)
+        attend = BlockAttention([len(ids)], decoder.head_weight.dtype, decoder.config.layer_windows)
         hidden_TD = decoder(torch.tensor(ids), torch.arange(len(ids)), attend)
         next_id = int(decoder.logits(hidden_TD[-1:])[0].argmax())
         if next_id in stop:

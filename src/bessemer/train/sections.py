@@ -311,8 +311,13 @@ class MixturePart(Frozen):
 class MoeSection(Frozen):
     """How the experts of a mixture-of-experts model are kept equally busy."""
 
-    balancing: Literal["off", "bias", "loss"] = Field(
-        default="bias",
-        description="bias: shift the router without a gradient (DeepSeek-V3); loss: Switch's term",
+    balancing: Literal["auto", "off", "bias", "loss"] = Field(
+        default="auto",
+        description="bias: shift the choice without a gradient (DeepSeek-V3); loss: Switch's term;"
+        " auto: bias where the routers have one",
     )
-    rate: Above = Field(default=1e-3, description="step of the biases, or weight of the term")
+    rate: Above | None = Field(
+        default=None,
+        description="step of the biases, by default 0.001; or weight of the term, by default the"
+        " model's own",
+    )

@@ -6,7 +6,7 @@ has several tasks, any other run has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bessemer.core.protocols import Engine
 from bessemer.models.attention import Attend
+from bessemer.models.config import ModelConfig
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.attention import BlockAttention
 from bessemer.train.batch import MicroBatch
@@ -27,6 +28,11 @@ class Network(Protocol):
     """The face of `models.Decoder`: what a task may ask of the network that is trained."""
 
     def __call__(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
 
     @property
     def head_weight(self) -> Tensor: ...
@@ -107,5 +113,6 @@ class Task(Protocol):
 
 def hidden_states(network: Network, batch: MicroBatch) -> Tensor:
     """After the final norm, (T, D); documents of the batch do not see each other."""
-    attend = BlockAttention(batch.lengths, network.head_weight.dtype)
+    windows = network.config.layer_windows
+    attend = BlockAttention(batch.lengths, network.head_weight.dtype, windows)
     return network(batch.ids_T, batch.positions_T, attend)

@@ -24,7 +24,7 @@ from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
 from bessemer.train.infilling import InfilledRows
 from bessemer.train.loss import LossSum, Mean, linear_cross_entropy
-from bessemer.train.material import Material, chat_material, corpus, document_material
+from bessemer.train.material import Material, chat_material, document_material, open_documents
 from bessemer.train.packing import Row
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Network, Setting, hidden_states
@@ -102,7 +102,9 @@ def open_sft(setting: Setting, _network: nn.Module) -> LanguageTask:
 def open_pretrain(setting: Setting, _network: nn.Module) -> LanguageTask:
     """Predict every next token of documents."""
     recipe = setting.recipe
-    material = document_material(recipe, corpus(recipe.dataset.name), setting.tokenizer)
+    datasets, tokenizer = setting.plan["datasets"], setting.tokenizer
+    documents = open_documents(recipe, datasets, setting.folder, tokenizer)
+    material = document_material(recipe, documents, tokenizer)
     middles: list[Row] = []
     if recipe.pretrain.fim_rate:
         material, middles = infilled(material, recipe)

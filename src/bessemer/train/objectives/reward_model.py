@@ -61,8 +61,8 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.score.weight)  # no answer is better than another yet
 
     @property
-    def model(self) -> nn.Module:
-        return self.decoder.model
+    def trunk(self) -> nn.Module:
+        return self.decoder.trunk
 
     @property
     def head_weight(self) -> Tensor:
