@@ -210,7 +210,7 @@ def test_a_running_run_is_cancelled_after_its_checkpoint(
     child = start(platform, run)
     until((run.path / "began").exists, "the work began")
     assert jobs.cancel(platform, owner, run.run_id).state == "running"
-    assert child.wait(60) == 143
+    assert child.wait(60) == 75
     assert state(platform, owner, run) == "cancelled"
     assert (run.checkpoints / "saved").exists()
     assert [h.state for h in jobs.harvest(platform)] == ["cancelled"]
@@ -222,7 +222,7 @@ def test_a_run_that_is_still_starting_is_cancelled_as_soon_as_it_speaks(
     run = submit(platform, owner, "linger")
     child = start(platform, run)
     jobs.cancel(platform, owner, run.run_id, wait_s=60)
-    assert child.wait(60) == 143
+    assert child.wait(60) == 75
     assert run.state() == "cancelled"
 
 

@@ -175,7 +175,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) 
     process = start(run)
     wait_for_step(run, process, 3)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(60) == 75
     assert run.state() == "cancelled"
     last, saved = run.last("step"), run.last("checkpoint")
     assert last and saved and last["step"] == saved["step"]

@@ -20,11 +20,9 @@ from typing import Any
 
 from bessemer.core.errors import BessemerError, Conflict, InvalidInput
 from bessemer.core.events import EventLog
-from bessemer.core.runs import HEARTBEAT_S, RunFolder, StopRequested
+from bessemer.core.runs import EXIT_STOPPED, HEARTBEAT_S, RunFolder, StopRequested
 
 Work = Callable[[RunFolder], None]
-
-EXIT_CANCELLED = 128 + signal.SIGTERM
 
 
 def train(run: RunFolder) -> None:
@@ -43,7 +41,7 @@ KINDS: Mapping[str, Work] = {"train": train, "eval": evaluate}
 
 
 def main(folder: Path, kinds: Mapping[str, Work] = KINDS) -> int:
-    """Run the run in `folder` to its end and return the exit status (0, 1 or 143)."""
+    """Run the run in `folder` to its end and return the exit status (0, 1 or 75)."""
     run = RunFolder(folder)
     try:
         with _alone(run), contextlib.closing(run.open_log()) as log, _stoppable():
@@ -60,7 +58,7 @@ def _say_and_do(run: RunFolder, log: EventLog, kinds: Mapping[str, Work]) -> int
         with _beating(run):
             _work_for(run, kinds)(run)
     except StopRequested:
-        return _last_word(log, EXIT_CANCELLED, state="cancelled")
+        return _last_word(log, EXIT_STOPPED, state="cancelled")
     except BessemerError as fault:
         print(fault, file=sys.stderr)
         error = {"message": fault.message, "next_step": fault.next_step}

@@ -135,6 +135,10 @@ class RunFailed(BessemerError):
     code = "run_failed"
 
 
+class OutOfMemory(RunFailed):
+    """The machine, or what this process may have of it, is too small for the run."""
+
+
 class OutOfSpace(RunFailed):
     status, code = 507, "out_of_space"
 

@@ -27,6 +27,8 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled", "dead"]
 FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 
 HEARTBEAT_S = 2.0
+# A run that was asked to stop and can go on: EX_TEMPFAIL, which schedulers requeue on.
+EXIT_STOPPED = 75
 
 
 class StopRequested(BaseException):

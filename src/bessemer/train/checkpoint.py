@@ -4,8 +4,8 @@
                               state.json          step, rows seen, what data it was
                               manifest.json       SHA-256 of both, written last
 
-A checkpoint is written into a folder with another name, brought to the disk, and renamed. The two
-newest are kept, so a full disk or a power cut costs the time since the last one and no more.
+A checkpoint is written into a folder with another name, brought to the disk, and renamed. The
+newest ones are kept, so a full disk or a power cut costs the time since the last one and no more.
 """
 
 from __future__ import annotations
@@ -61,10 +61,19 @@ class Found(NamedTuple):
     skipped: list[Skipped]
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, open_file: Opener | None = None) -> Path:
-    """Add a checkpoint to `folder` and drop all but the newest two.
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    keep_last: int = KEEP,
+    keep_every: int | None = None,
+    open_file: Opener | None = None,
+) -> Path:
+    """Add a checkpoint to `folder` and drop those that the policy does not keep.
 
     Args:
+        keep_last: how many of the newest are kept; `keep_every`: steps at whose multiples
+            checkpoints are kept for good.
         open_file: opens each file for writing; a test's disk that fills up goes here.
 
     Raises:
@@ -84,8 +93,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, open_file: Opener | None = Non
         if fault.errno in FULL:
             raise out_of_space(folder, size_bytes, "a checkpoint") from fault
         raise
-    for _, old in _whole_names(folder)[KEEP:]:
-        shutil.rmtree(old)
+    for step, old in _whole_names(folder)[keep_last:]:
+        if not keep_every or step % keep_every:
+            shutil.rmtree(old)
     return final
 
 

@@ -12,7 +12,6 @@ does not follow the clock), precision, threads, and the order of the data, which
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
 import time
 from pathlib import Path
@@ -20,27 +19,31 @@ from typing import Any
 
 import torch
 
-from bessemer.core.errors import Conflict, RunFailed
+from bessemer.core.errors import RunFailed
 from bessemer.core.events import EventLog
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
-from bessemer.train import checkpoint, network, precision
+from bessemer.train import network, precision
 from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.balancing import balance, prepare
-from bessemer.train.checkpoint import Checkpoint
 from bessemer.train.flops import StepCost, step_cost
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
+from bessemer.train.guard import Fault, Guard
 from bessemer.train.material import open_tokenizer
+from bessemer.train.memory import explained, refuse_if_too_large
 from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output
 from bessemer.train.recipe import TrainRecipe
+from bessemer.train.resuming import Moving, resume, save
 from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate
+from bessemer.train.space import refuse_if_read_only
 from bessemer.train.stopping import StopFlag
 from bessemer.train.task import Network, OpenEngine, Setting
 from bessemer.train.validation import validate
+from bessemer.train.watchdog import Watchdog
 from bessemer.train.weights import TrainedWeights
 
 
@@ -54,10 +57,14 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
     Raises:
         InvalidInput: the data does not fit the recipe.
         OutOfSpace: a checkpoint or the model does not fit on the disk; the last one is whole.
-        RunFailed: the gradient is not finite any more.
+        OutOfMemory: with the numbers, and the change that fits.
+        RunFailed: a gradient is not finite or the loss jumped, and the recipe says to stop; or the
+            folder cannot be written.
         StopRequested: after a checkpoint, when SIGTERM came.
     """
-    with contextlib.closing(run.open_log()) as log:
+    refuse_if_read_only(run.checkpoints)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(contextlib.closing(run.open_log()))
         # 1. What was asked, or decided when this run first started.
         plan = run.plan()
         resolved = run.path / "resolved.toml"
@@ -66,6 +73,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         torch.set_num_threads(int(plan["threads"]))
         torch.manual_seed(recipe.seed)
         keep_freed_memory()
+        stack.enter_context(explained(recipe))
 
         # 2. The network, in the precision this machine is faster in.
         tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
@@ -74,6 +82,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
         if recipe.lora is None:
             prepare(decoder, recipe.moe)
+        refuse_if_too_large(decoder, recipe)
         weights = TrainedWeights(decoder)
         optimizer = Optimizer(weights.masters, recipe.optimizer)
         cost = step_cost(decoder)
@@ -109,7 +118,9 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         )
 
         # 5. Where to continue.
-        done = resume(run, log, schedule, decoder, weights, optimizer)
+        guard = Guard(recipe.guard)
+        moving = Moving(decoder, weights, optimizer, guard)
+        done = resume(run, log, schedule.digest, moving)
         if done == 0:
             log.write("validation", step=0, **judge(decoder, weights, schedule, recipe))
 
@@ -118,17 +129,24 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                        range(1, recipe.evaluation.times + 1)}  # fmt: skip
         last_saved_s = time.monotonic()
         durations_s: list[float] = []
-        with StopFlag() as stop:
+        watchdog = stack.enter_context(Watchdog(log, run.run_id, recipe.guard.hang_s))
+        with StopFlag(log) as stop:
             for step in range(done + 1, steps + 1):
                 begin_s = time.monotonic()
                 measured = gradient_of(step, decoder, weights, schedule, recipe)
                 grad_norm = weights.clip(recipe.optimizer.clip)
-                if not math.isfinite(grad_norm):
-                    raise _not_finite(run, step, measured.loss, grad_norm)
                 rate = learning_rate(step, steps, recipe.optimizer.learning_rate, recipe.schedule)
-                optimizer.step(rate)
-                weights.publish()
-                balance(decoder)
+                fault = guard.judge(measured.loss, grad_norm)
+                if fault is None:
+                    optimizer.step(rate)
+                    weights.publish()
+                    balance(decoder)
+                elif fault.action == "stop":
+                    raise _stopped(run, step, fault)
+                else:
+                    weights.forget_gradients()
+                    log.write("skipped", step=step, what=fault.what)
+                watchdog.beat()
                 durations_s.append(time.monotonic() - begin_s)
                 log.write(
                     "step",
@@ -142,9 +160,10 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
                 if step in validations:
                     said = judge(decoder, weights, schedule, recipe)
                     log.write("validation", step=step, **said)
+                    watchdog.beat()
                 is_due = time.monotonic() - last_saved_s >= recipe.checkpoints.every_s
                 if is_due or stop.requested or step == steps:
-                    save(run, log, step, schedule, recipe, decoder, weights, optimizer)
+                    save(run, log, step, schedule.digest, recipe, moving)
                     last_saved_s = time.monotonic()
                 if stop.requested and step < steps:
                     raise StopRequested
@@ -227,65 +246,6 @@ def write_sample(
     log.write("sample", step=step, prompt=decode(prompt), text=decode(answer))
 
 
-def resume(
-    run: RunFolder,
-    log: EventLog,
-    schedule: Schedule,
-    decoder: network.Trained,
-    weights: TrainedWeights,
-    optimizer: Optimizer,
-) -> int:
-    """Load the newest whole checkpoint, if there is one; returns the steps already done.
-
-    Raises:
-        Conflict: it was written by a run over other data.
-    """
-    found = checkpoint.load_newest(run.checkpoints)
-    for skipped in found.skipped:
-        log.write("checkpoint_skipped", name=skipped.name, reason=skipped.reason)
-    if found.checkpoint is None:
-        return 0
-    step, tensors, facts = found.checkpoint
-    if facts["data_digest"] != schedule.digest:
-        raise Conflict(
-            f"the data is not what {run.run_id} began with: its tokens have digest"
-            f" {schedule.digest[:12]}, the checkpoint says {facts['data_digest'][:12]}",
-            next_step="start a new run",
-        )
-    weights.load({name: tensors[f"master.{name}"] for name in weights.masters})
-    for name, buffer in decoder.named_buffers():
-        buffer.copy_(tensors[f"buffer.{name}"])
-    optimizer.load(tensors, step)
-    torch.set_rng_state(tensors["rng"])
-    here = _surroundings()
-    log.write("resumed", step=step, exact=here == {name: facts[name] for name in here})
-    return step
-
-
-def save(
-    run: RunFolder,
-    log: EventLog,
-    step: int,
-    schedule: Schedule,
-    recipe: TrainRecipe,
-    decoder: network.Trained,
-    weights: TrainedWeights,
-    optimizer: Optimizer,
-) -> None:
-    """Write a checkpoint and say so."""
-    masters = {f"master.{name}": master for name, master in weights.masters.items()}
-    buffers = {f"buffer.{name}": buffer for name, buffer in decoder.named_buffers()}
-    tensors = {**masters, **buffers, **optimizer.state(), "rng": torch.get_rng_state()}
-    facts = {
-        "step": step,
-        "rows": step * recipe.batch.rows,
-        "data_digest": schedule.digest,
-        **_surroundings(),
-    }
-    checkpoint.save(run.checkpoints, Checkpoint(step, tensors, facts))
-    log.write("checkpoint", step=step)
-
-
 def _speed(
     measured: Measured,
     cost: StepCost,
@@ -303,15 +263,11 @@ def _speed(
     }
 
 
-def _surroundings() -> dict[str, Any]:
-    """What else decides the bits of a sum: with other threads or another torch they may differ."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
-
-
-def _not_finite(run: RunFolder, step: int, loss: float, grad_norm: float) -> RunFailed:
+def _stopped(run: RunFolder, step: int, fault: Fault) -> RunFailed:
     saved = run.last("checkpoint")
     kept = f"the checkpoint of step {saved['step']} is whole" if saved else "no checkpoint yet"
     return RunFailed(
-        f"step {step} has loss {loss} and a gradient of length {grad_norm}; {kept}",
-        next_step="start again with a lower optimizer.learning_rate",
+        f"step {step} has {fault.what}; {kept}",
+        next_step="start again with a lower optimizer.learning_rate, or leave such batches out:"
+        " --set guard.on_nan=skip --set guard.on_spike=skip",
     )

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
-from bessemer.core.errors import OutOfSpace
+from bessemer.core.errors import OutOfSpace, RunFailed
 
 
 def refuse_if_full(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise OutOfSpace when the file system of `folder` has fewer than `needed_bytes` free."""
     if shutil.disk_usage(folder).free < needed_bytes:
         raise out_of_space(folder, needed_bytes, what)
+
+
+def refuse_if_read_only(folder: Path) -> None:
+    """Raise RunFailed when nothing can be written into `folder`."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as fault:
+        raise RunFailed(
+            f"cannot write into {folder}: {fault.strerror}",
+            next_step="give this user the right to write there, or set BESSEMER_HOME elsewhere",
+        ) from fault
 
 
 def out_of_space(folder: Path, needed_bytes: int, what: str) -> OutOfSpace:
