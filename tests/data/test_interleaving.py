@@ -1,61 +1,99 @@
-"""Turns of a mixture: always within one of the share, any position looked up, both ways."""
+"""Mixtures: never a whole turn ahead or behind, at any position, both ways."""
 
 from __future__ import annotations
 
 import doctest
+from fractions import Fraction
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bessemer.core.errors import InvalidInput
 from bessemer.data import interleaving
-from bessemer.data.interleaving import LONGEST_PERIOD, Interleaving, Turn
+from bessemer.data.interleaving import LONGEST_PERIOD, Interleaving
 
-WEIGHTS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
+weights = st.lists(
+    st.one_of(
+        st.integers(1, 9),
+        st.floats(1e-6, 1e6, allow_subnormal=False),
+        st.fractions(Fraction(1, 12), 20, max_denominator=12),
+    ),
+    min_size=1,
+    max_size=8,
+)
+positions = st.integers(0, 2**50)
 
 
-@given(weights=WEIGHTS, length=st.integers(1, 300))
-def test_every_source_is_within_one_of_its_share_at_every_position(
-    weights: list[int], length: int
+@settings(deadline=None, max_examples=60)
+@given(given_weights=weights, first=positions)
+def test_no_source_is_ever_a_whole_turn_ahead_or_behind(
+    given_weights: list[float | Fraction], first: int
 ) -> None:
-    turns = Interleaving(weights)
-    counts = [0] * len(weights)
-    for position in range(length):
-        source, index = turns.at(position)
-        assert index == counts[source]
-        counts[source] += 1
-        for count, weight in zip(counts, weights, strict=True):
-            assert abs(count - weight / sum(weights) * (position + 1)) < 1
+    mixture = Interleaving(given_weights)
+    counts = [mixture.count(source, first) for source in range(len(given_weights))]
+    assert sum(counts) == first
+    for end in range(first + 1, first + 100):
+        turn = mixture.at(end - 1)
+        assert turn.number == counts[turn.source]
+        counts[turn.source] += 1
+        for count, turns in zip(counts, mixture.turns, strict=True):
+            assert abs(count * mixture.period - turns * end) < mixture.period
 
 
-@given(weights=WEIGHTS, position=st.integers(0, 10**15))
-def test_position_is_the_inverse_of_at(weights: list[int], position: int) -> None:
-    turns = Interleaving(weights)
-    assert turns.position(*turns.at(position)) == position
+@settings(deadline=None, max_examples=60)
+@given(given_weights=weights, position=positions)
+def test_a_turn_leads_back_to_its_position(
+    given_weights: list[float | Fraction], position: int
+) -> None:
+    mixture = Interleaving(given_weights)
+    assert mixture.position(*mixture.at(position)) == position
+    for source in range(len(given_weights)):
+        index = position % 10_000
+        assert mixture.at(mixture.position(source, index)) == (source, index)
 
 
-def test_decimal_weights_mean_what_they_say() -> None:
-    assert Interleaving([0.1, 0.2, 0.7]).shares == [1, 2, 7]
-    assert Interleaving([3, 1]).shares == Interleaving([0.75, 0.25]).shares == [3, 1]
+@settings(deadline=None, max_examples=60)
+@given(given_weights=weights)
+def test_shares_are_the_weights(given_weights: list[float | Fraction]) -> None:
+    mixture = Interleaving(given_weights)
+    exact = [w if isinstance(w, Fraction) else Fraction(repr(w)) for w in given_weights]
+    for turns, weight in zip(mixture.turns, exact, strict=True):
+        off = abs(Fraction(turns, mixture.period) - weight / sum(exact))
+        if mixture.period < LONGEST_PERIOD:
+            assert off == 0
+        assert off < Fraction(len(exact), LONGEST_PERIOD)
 
 
-@given(weights=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5))
-def test_odd_weights_are_rounded_to_a_period_that_can_be_held(weights: list[float]) -> None:
-    turns = Interleaving(weights)
-    assert turns.period <= LONGEST_PERIOD + len(weights)
-    for share, weight in zip(turns.shares, weights, strict=True):
-        assert abs(share / turns.period - weight / sum(weights)) < 1e-4
+def test_simple_weights_have_a_short_period_and_are_met_exactly() -> None:
+    assert Interleaving([0.5, 0.3, 0.2]).turns == [5, 3, 2]
+    assert Interleaving([3.0, 1]).turns == [3, 1]
+    assert Interleaving([7]).period == 1
+    assert Interleaving([Fraction(1, 3), Fraction(2, 3)]).turns == [1, 2]
 
 
-def test_one_source_has_every_turn() -> None:
-    assert Interleaving([5.0]).at(7) == Turn(0, 7)
+def test_the_rarest_source_still_has_a_turn() -> None:
+    mixture = Interleaving([1e6, 1e-3, 1e-3])
+    assert mixture.turns == [LONGEST_PERIOD - 2, 1, 1]
+    assert mixture.at(mixture.position(2, 5)) == (2, 5)
 
 
-@pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [1, float("inf")]])
-def test_weights_are_positive_numbers(weights: list[float]) -> None:
-    with pytest.raises(AssertionError):
-        Interleaving(weights)
+def test_many_positions_of_a_source_at_once() -> None:
+    mixture = Interleaving([2, 5, 1])
+    sources = np.array([mixture.at(k).source for k in range(800)])
+    for source in range(3):
+        found = mixture.positions(source, np.arange(90))
+        assert found.tolist() == np.flatnonzero(sources == source)[:90].tolist()
 
 
-def test_the_docstring_is_true() -> None:
+@pytest.mark.parametrize("wrong", [[], [0.0, 1], [-1.0], [float("nan"), 1], [float("inf")]])
+def test_what_is_no_mixture_is_refused(wrong: list[float]) -> None:
+    with pytest.raises(InvalidInput, match="a mixture"):
+        Interleaving(wrong)
+    with pytest.raises(InvalidInput, match="1 to 256"):
+        Interleaving([1.0] * 257)
+
+
+def test_the_examples_in_the_docstring_hold() -> None:
     assert doctest.testmod(interleaving).failed == 0

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bessemer.core.errors import InvalidInput
+from bessemer.data.shard_writer import ShardWriter
+from bessemer.data.shards import TokenShards
 from bessemer.train.batch import micro_batch, micro_batches
-from bessemer.train.packing import ChatRows, DocumentRows, Piece, first_fit, shuffled
+from bessemer.train.packing import ChatRows, DocumentRows, Ids, Piece, first_fit
 
 
 def piece(number: int, length: int) -> Piece:
@@ -34,24 +40,46 @@ def test_every_epoch_has_every_chat_whole_and_once(
     lengths: list[int], seed: int, epoch: int
 ) -> None:
     rows = ChatRows([piece(i, n) for i, n in enumerate(lengths)], 20, seed)
-    first = sum(len(rows.epoch(e)) for e in range(epoch))
+    first = epoch * rows.rows_per_epoch
     seen: dict[int, int] = {}
-    for position in range(first, first + len(rows.epoch(epoch))):
+    for position in range(first, first + rows.rows_per_epoch):
         row = rows.row(position)
         assert len(row.ids) <= 20
         start = 0
         for length in row.lengths:
             chat = row.ids[start : start + length]
             assert set(chat) == {chat[0]}
+            assert chat[0] not in seen
             seen[int(chat[0])] = length
             start += length
     assert seen == dict(enumerate(lengths))
 
 
-def test_epochs_differ_in_order() -> None:
-    rows = ChatRows([piece(i, 10) for i in range(30)], 20, seed=0)
-    assert rows.epoch(0) != rows.epoch(1)
-    assert ChatRows([piece(i, 10) for i in range(30)], 20, seed=1).epoch(0) != rows.epoch(0)
+@settings(deadline=None)
+@given(
+    lengths=lengths_of_chats,
+    seed=st.integers(0, 99),
+    end=st.integers(0, 60),
+    shuffle=st.booleans(),
+    data=st.data(),
+)
+def test_the_positions_of_chats_are_those_a_scan_finds(
+    lengths: list[int], seed: int, end: int, shuffle: bool, data: st.DataObject
+) -> None:
+    rows = ChatRows([piece(i, n) for i, n in enumerate(lengths)], 20, seed, shuffle=shuffle)
+    chats = data.draw(st.lists(st.integers(0, len(lengths) - 1), unique=True, max_size=3))
+    scanned = [p for p in range(end) if set(chats) & set(rows.row(p).ids.tolist())]
+    assert rows.positions(chats, end).tolist() == scanned
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        rows = ChatRows([piece(i, 10) for i in range(30)], 20, seed)
+        return [rows.members(epoch * 15 + i) for i in range(15)]
+
+    assert order(0, 0) != order(0, 1)
+    assert sorted(order(0, 0)) == sorted(order(0, 1))
+    assert sorted(order(0, 0)) != sorted(order(1, 0))  # another seed packs otherwise, too
 
 
 @settings(deadline=None)
@@ -78,25 +106,40 @@ def test_targets_are_predicted_from_the_token_before_them() -> None:
     assert row.targets.tolist() == [9, 5]
 
 
-def test_an_order_is_the_same_on_every_machine() -> None:
-    assert shuffled(8, seed=0, epoch=0) == [4, 2, 6, 0, 7, 5, 1, 3]
+def test_the_order_of_rows_is_the_same_on_every_machine() -> None:
+    rows = ChatRows([piece(i, 10) for i in range(6)], 10, seed=0)
+    assert [rows.members(p) for p in range(12)] == [
+        *([1], [2], [5], [4], [0], [3]),
+        *([4], [3], [1], [5], [2], [0]),
+    ]
 
 
-@settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=10),
-    row_length=st.integers(8, 16),
-    seed=st.integers(0, 9),
+def write(folder: Path, documents: list[Ids]) -> TokenShards:
+    """Each document behind the start token 0."""
+    with ShardWriter(folder, 2**16, shard_bytes=128, leaf_bytes=64) as writer:
+        for number, ids in enumerate(documents):
+            writer.add(f"{number}", [0, *ids], source="test", licence=None)
+    return TokenShards(folder)
+
+
+documents_of_lengths = st.lists(st.integers(0, 40), min_size=2, max_size=10).map(
+    lambda lengths: [np.arange(n) + 100 * (i + 1) for i, n in enumerate(lengths)]
 )
+
+
+@settings(deadline=None, max_examples=50)
+@given(documents=documents_of_lengths, row_length=st.integers(8, 16))
 def test_document_rows_cover_the_stream_and_predict_each_next_token(
-    lengths: list[int], row_length: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, documents: list[Ids], row_length: int
 ) -> None:
-    start_id = 0
-    documents = [np.arange(n) + 100 * (i + 1) for i, n in enumerate(lengths)]
-    if sum(lengths) + len(lengths) <= row_length:
+    stream = np.concatenate([part for d in documents for part in ([0], d)])
+    shards = write(tmp_path_factory.mktemp("s") / "tokens", documents)
+    if len(stream) <= row_length:
+        with pytest.raises(InvalidInput, match=f"make no row of {row_length}"):
+            DocumentRows(shards, row_length, seed=0)
         return
-    rows = DocumentRows(documents, row_length, seed, start_id, shuffle=False)
-    stream = np.concatenate([part for d in documents for part in ([start_id], d)])
+    rows = DocumentRows(shards, row_length, seed=0, shuffle=False)
+    assert rows.rows_per_epoch == (len(stream) - 1) // row_length
     for position in range(rows.rows_per_epoch):
         row = rows.row(position)
         begin = position * row_length
@@ -105,12 +148,46 @@ def test_document_rows_cover_the_stream_and_predict_each_next_token(
         assert sum(row.lengths) == row_length
         # A new piece begins exactly where a document does.
         begins = np.cumsum((0, *row.lengths[:-1]))[1:]
-        assert begins.tolist() == [i for i in range(1, row_length) if row.ids[i] == start_id]
+        assert begins.tolist() == [i for i in range(1, row_length) if row.ids[i] == 0]
 
 
-def test_shuffled_document_rows_visit_each_row_once_an_epoch() -> None:
+@settings(deadline=None, max_examples=50)
+@given(
+    documents=documents_of_lengths,
+    row_length=st.integers(8, 16),
+    seed=st.integers(0, 9),
+    end=st.integers(0, 60),
+    data=st.data(),
+)
+def test_the_positions_of_a_document_are_those_a_scan_finds(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[Ids],
+    row_length: int,
+    seed: int,
+    end: int,
+    data: st.DataObject,
+) -> None:
+    shards = write(tmp_path_factory.mktemp("s") / "tokens", documents)
+    if shards.tokens <= row_length:
+        return
+    rows = DocumentRows(shards, row_length, seed)
+    number = data.draw(st.integers(0, len(documents) - 1))
+    own = set(documents[number].tolist())
+    found = rows.positions(number, end).tolist()
+    scanned = []
+    for position in range(end):
+        row = rows.row(position)
+        if own & {*row.ids.tolist(), *row.targets.tolist()}:
+            scanned.append(position)
+    # A row that holds the start token alone has nothing a scan could know the document by.
+    assert set(scanned) <= set(found)
+    for position in set(found) - set(scanned):
+        assert rows.row(position).ids[-1] == 0 or not own
+
+
+def test_shuffled_document_rows_visit_each_row_once_an_epoch(tmp_path: Path) -> None:
     documents = [np.arange(50) + 1000 * (i + 1) for i in range(10)]
-    rows = DocumentRows(documents, 16, seed=3, start_id=0)
+    rows = DocumentRows(write(tmp_path / "tokens", documents), 16, seed=3)
     seen = [rows.row(p).ids.tobytes() for p in range(2 * rows.rows_per_epoch)]
     assert len(set(seen[: rows.rows_per_epoch])) == rows.rows_per_epoch
     assert seen[: rows.rows_per_epoch] != seen[rows.rows_per_epoch :]

@@ -23,6 +23,8 @@ __all__ = [
     "pull",
     "responder",
     "run_process",
+    "seen",
     "supervisor",
+    "tokens",
     "training",
 ]

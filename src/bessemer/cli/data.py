@@ -81,6 +81,28 @@ def check(file: Path, as_json: bool) -> int:
     return 1 if report.faults else 0
 
 
+@command.command()
+@click.argument("source")
+@click.option("--tokenizer", required=True, help="Model whose tokenizer to use, or its folder.")
+@click.option("--name", required=True, help="What to call the dataset.")
+@click.option("--licence", help="SPDX expression for documents that do not state their own.")
+@json_option
+def tokenize(source: str, tokenizer: str, name: str, licence: str | None, as_json: bool) -> None:
+    """Turn texts into token shards to pretrain on.
+
+    SOURCE is python-stdlib, a folder of text files, or a file of JSON lines: {"text": ...}, where
+    "id" and "licence" may stand too. Documents are split into train, validation and test by hash.
+    """
+    from bessemer.app.platform import Platform
+    from bessemer.app.tokens import tokenize_source
+
+    with Platform.open() as platform:
+        found = tokenize_source(
+            platform, platform.local_principal(), source, tokenizer, name, licence=licence
+        )
+    _print(found, as_json)
+
+
 @command.command(name="list")
 @json_option
 def list_(as_json: bool) -> None:
@@ -101,6 +123,46 @@ def list_(as_json: bool) -> None:
     print_rows(("NAME", "DIGEST", "SIZE", "LICENCE"), rows, "no datasets yet; bessemer data build")
 
 
+@command.command()
+@click.argument("run")
+@click.argument("document")
+@json_option
+def seen(run: str, document: str, as_json: bool) -> None:
+    """Say which steps of a training run saw a document, and which will.
+
+    DOCUMENT is its id in the run's data: a path, a line's id, or what a dataset's index.jsonl
+    calls the document that chats were made from.
+    """
+    from dataclasses import asdict
+
+    from bessemer.app.platform import Platform
+    from bessemer.app.seen import ranges, seen
+
+    with Platform.open() as platform:
+        found = seen(platform, platform.local_principal(), run, document)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for by in found.by:
+        click.echo(f"{by.task} on {by.dataset}: {_who(by)}")
+        if not by.pieces:
+            continue
+        click.echo(f"  {by.epochs:.2f} epochs in {found.steps:,} steps; now at {found.last_step:,}")
+        for what, steps in (("taken", by.taken), ("to come", by.to_come)):
+            stretches = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges(steps))
+            click.echo(f"  {what:<8} {len(steps):>6,} steps  {stretches}".rstrip())
+
+
+def _who(by: Any) -> str:
+    if by.tokens is not None:
+        if by.split != "train":
+            return f"in its {by.split} split, which no step learns from"
+        return f"{by.tokens:,} tokens"
+    held_out = "" if by.split in ("train", "") else f"; they are in the {by.split} split"
+    too_long = f"; {by.too_long:,} are longer than a row" if by.too_long else ""
+    return f"{by.pieces:,} pieces of it are learned from{held_out}{too_long}"
+
+
 def _print(found: Any, as_json: bool) -> None:
     from bessemer.app.datasets import describe
     from bessemer.core.artifacts import sidecar_facts
@@ -110,6 +172,8 @@ def _print(found: Any, as_json: bool) -> None:
         print_json({**sidecar_facts(found.artifact), "name": found.name, "info": info})
         return
     counts = ", ".join(f"{count:,} {split}" for split, count in info["counts"].items())
+    if "tokens" in info:
+        counts += f"  {sum(info['tokens'].values()):,} tokens"
     click.echo(
         f"{found.name}  {short(found.digest)}  {counts}"
         f"  licence {found.artifact.licence or 'not stated'}"

@@ -10,7 +10,13 @@ __all__ = [
     "dataset",
     "importing",
     "interleaving",
+    "jsonl",
+    "order",
     "preferences",
     "python_docs",
     "python_docs_preferences",
+    "shard_manifest",
+    "shards",
+    "texts",
+    "tokenizing",
 ]

@@ -30,11 +30,11 @@ LEFT_OUT = frozenset(
 
 
 class Document(NamedTuple):
-    """One text. `id` is its name below the standard library; `licence` an SPDX expression."""
+    """One text. `id` is its name below its source; `licence` an SPDX expression, where known."""
 
     id: str
     text: str
-    licence: str
+    licence: str | None
 
 
 def split_of(key: str, *, seed: int = 0) -> Split:

@@ -11,13 +11,14 @@ is a table lookup. Turn j of a source with c turns in a period of P must fall in
 [floor((j-1) P/c), ceil(j P/c)); taking the window that closes first fills all of them in time
 (P-fair windows: Baruah, Cohen, Plaxton and Varvel, 1996), and this is the bound above.
 
-Weights whose common denominator is at most 16,384 are met exactly; others to within 1/16,384.
+Weights whose shares have a common denominator of at most 16,384 are met exactly. Others are
+rounded to whole turns in that many, one at least: m sources are off by less than m/16,384.
 
     >>> mixture = Interleaving([3, 1])
     >>> [mixture.at(position).source for position in range(8)]
-    [0, 0, 1, 0, 0, 0, 1, 0]
-    >>> mixture.at(1_000_002), mixture.position(1, 250_000)
-    (Turn(source=1, index=250000), 1000002)
+    [0, 0, 0, 1, 0, 0, 0, 1]
+    >>> mixture.at(1_000_003), mixture.position(1, 250_000)
+    (Turn(source=1, number=250000), 1000003)
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from bessemer.core.errors import InvalidInput
 
 LONGEST_PERIOD = 2**14
+MOST_SOURCES = 256
 
 
 class Turn(NamedTuple):
@@ -106,21 +108,20 @@ def _whole_turns(weights: Sequence[Fraction]) -> list[int]:
 
     Where that is too long, the longest one, its turns dealt out by largest remainder.
     """
-    if not 0 < len(weights) <= LONGEST_PERIOD:
-        raise InvalidInput(f"a mixture of {len(weights)} parts; 1 to {LONGEST_PERIOD:,} are taken")
+    if not 0 < len(weights) <= MOST_SOURCES:
+        raise InvalidInput(f"a mixture of {len(weights)} parts; 1 to {MOST_SOURCES} are taken")
     total = sum(weights, Fraction(0))
     shares = [weight / total for weight in weights]
     period = math.lcm(*(share.denominator for share in shares))
     if period <= LONGEST_PERIOD:
         return [int(share * period) for share in shares]
-    # Every source has at least one turn.
     wanted = [share * LONGEST_PERIOD for share in shares]
     turns = [max(1, math.floor(each)) for each in wanted]
-    behind = [(turns[i] - each, i) for i, each in enumerate(wanted)]
-    while sum(turns) != LONGEST_PERIOD:
-        step = 1 if sum(turns) < LONGEST_PERIOD else -1
-        _, i = min(((turns[i] - wanted[i]) * step, i) for _, i in behind if turns[i] + step > 0)
-        turns[i] += step
+    while (missing := LONGEST_PERIOD - sum(turns)) != 0:
+        step = 1 if missing > 0 else -1
+        # Whoever is furthest from what it should have; nobody loses the only turn.
+        may = [i for i, count in enumerate(turns) if count + step > 0]
+        turns[max(may, key=lambda i: (wanted[i] - turns[i]) * step)] += step
     return turns
 
 

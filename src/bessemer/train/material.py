@@ -1,23 +1,29 @@
-"""What a run learns from and is checked on: chats of a dataset, or the standard library's source.
+"""What a run learns from and is checked on: chats of a dataset, or documents in token shards.
 
-Everything is tokenized once when the run starts. Its digest goes into each checkpoint: a run that
-is resumed with other data would not be the same run, and is refused.
+Chats are tokenized when the run starts or resumes. Documents are read from the shards of a dataset,
+or, for `python-stdlib`, from shards that the run makes in its own folder when it first starts; both
+are memory-mapped. The digest of the tokens goes into each checkpoint: a run that is resumed with
+other data would not be the same run, and is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bessemer.core.errors import DataError, InvalidInput
 from bessemer.data.chats import Chat
-from bessemer.data.corpus import Document, Split, split_of, stdlib_sources
+from bessemer.data.corpus import Split, split_of, stdlib_sources
 from bessemer.data.dataset import Dataset
+from bessemer.data.shard_manifest import is_finished
+from bessemer.data.shards import TokenShards
+from bessemer.data.tokenizing import TokenDataset, write_splits
 from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
@@ -26,6 +32,8 @@ from bessemer.train.packing import ChatRows, DocumentRows, Ids, Piece, Row, Rows
 from bessemer.train.recipe import TrainRecipe
 
 CORPUS = "python-stdlib"
+PROMPT_TOKENS = 33
+_LEARNED: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -57,15 +65,11 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     chats = Dataset.open(dataset)
     length = recipe.batch.sequence_length
-
-    def pieces(split: Split) -> tuple[list[Piece], int]:
-        every = encode_chats(chats.split(split), tokenizer, template, recipe.sft.roles)
-        fitting = [piece for piece in every if len(piece.ids) <= length]
-        return fitting, len(every) - len(fitting)
-
-    train, train_dropped = pieces("train")
-    validation, validation_dropped = pieces("validation")
-    dropped = train_dropped + validation_dropped
+    fitting = {
+        split: fitting_chats(recipe, chats.split(split), tokenizer, template) for split in _LEARNED
+    }
+    train, validation = (found.pieces for found in fitting.values())
+    dropped = sum(found.dropped for found in fitting.values())
     if dropped and recipe.dataset.over_long == "refuse":
         raise InvalidInput(
             f"{dropped} chats are longer than a row of {length} tokens",
@@ -78,7 +82,7 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     return Material(
         tokenizer=tokenizer,
         train=ChatRows(train, length, recipe.seed),
-        validation=_take(rows, recipe.evaluation.rows, len(rows.epoch(0))),
+        validation=_take(rows, recipe.evaluation.rows, rows.rows_per_epoch),
         prompt=_first_prompt(chats.split("validation"), tokenizer, template),
         digest=digest_of(piece.ids for piece in (*train, *validation)),
         facts={
@@ -90,50 +94,116 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     )
 
 
-def corpus(name: str) -> list[Document]:
-    """The documents a recipe's `data.name` stands for."""
-    if name != CORPUS:
-        raise InvalidInput(
-            f"pretraining reads {CORPUS!r}; {name!r} is not known",
-            next_step=f'set data.name="{CORPUS}"',
-        )
-    return list(stdlib_sources())
+class Fitting(NamedTuple):
+    """The chats of a split that fit into a row.
+
+    Attributes:
+        pieces: the chats in tokens.
+        lines: which chat of the split each piece is, from 0.
+        dropped: how many do not fit.
+    """
+
+    pieces: list[Piece]
+    lines: list[int]
+    dropped: int
 
 
-def open_tokenizer(recipe: TrainRecipe, base: Path | None, folder: Path) -> Tokenizer:
-    """The model's own, or for a new model a BPE trained on the training documents.
+def fitting_chats(
+    recipe: TrainRecipe, chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTemplate
+) -> Fitting:
+    """Chats in tokens, without those that are longer than a row."""
+    every = encode_chats(chats, tokenizer, template, recipe.sft.roles)
+    lines = [i for i, piece in enumerate(every) if len(piece.ids) <= recipe.batch.sequence_length]
+    return Fitting([every[i] for i in lines], lines, len(every) - len(lines))
+
+
+class DocumentSplits(NamedTuple):
+    """The token shards that a run over documents reads."""
+
+    train: TokenShards
+    validation: TokenShards
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the Merkle roots of both streams."""
+        roots = "\n".join(shards.manifest.merkle_root for shards in self)
+        return hashlib.sha256(roots.encode()).hexdigest()
+
+
+def open_documents(
+    recipe: TrainRecipe, datasets: Mapping[str, Any], folder: Path, tokenizer: Tokenizer
+) -> DocumentSplits:
+    """The shards of the recipe's dataset.
+
+    Args:
+        datasets: of the run's plan.
+        folder: the run's own; `python-stdlib` is tokenized into it if that was not done yet.
+
+    Raises:
+        InvalidInput: the dataset holds no tokens, or those of another tokenizer.
+        NotFound, IntegrityError: a file of the shards is not what it was.
+    """
+    if recipe.dataset.name == CORPUS:
+        _make_own_shards(folder / "tokens", tokenizer)
+    else:
+        _dataset(recipe, datasets).check_tokenizer(tokenizer)
+    return find_documents(recipe, datasets, folder)
+
+
+def find_documents(
+    recipe: TrainRecipe, datasets: Mapping[str, Any], folder: Path
+) -> DocumentSplits:
+    """The same for a run that has begun: nothing is written."""
+    if recipe.dataset.name == CORPUS:
+        tokens = folder / "tokens"
+        remedy = f"remove {tokens} and resume the run, which makes it again"
+        return DocumentSplits(*(TokenShards(tokens / split, remedy) for split in _LEARNED))
+    dataset = _dataset(recipe, datasets)
+    return DocumentSplits(*(dataset.split(split) for split in _LEARNED))
+
+
+def open_tokenizer(
+    recipe: TrainRecipe, base: Path | None, folder: Path, datasets: Mapping[str, Any]
+) -> Tokenizer:
+    """The model's own; for a new model its dataset's, or a BPE trained on `python-stdlib`.
 
     That one is read from `folder` if it is there, else trained and written.
     """
     if base is not None:
         return Tokenizer.load(base)
+    if recipe.dataset.name != CORPUS:
+        return Tokenizer.load(_dataset(recipe, datasets).tokenizer_folder)
     if not (folder / "tokenizer_config.json").exists():  # the last file that training writes
-        documents = corpus(recipe.dataset.name)
-        texts = (document.text for document in documents if split_of(document.id) == "train")
+        texts = (found.text for found in stdlib_sources() if split_of(found.id) == "train")
         train_bpe(texts, recipe.model.vocab_size, folder)
     return Tokenizer.load(folder)
 
 
 def document_material(
-    recipe: TrainRecipe, documents: Sequence[Document], tokenizer: Tokenizer
+    recipe: TrainRecipe, documents: DocumentSplits, tokenizer: Tokenizer
 ) -> Material:
-    """Documents, split by the hash of their names."""
-    train = [document for document in documents if split_of(document.id) == "train"]
-    validation = [document for document in documents if split_of(document.id) == "validation"]
-    train_ids, validation_ids = _encode(train, tokenizer), _encode(validation, tokenizer)
-    length, start_id = recipe.batch.sequence_length, _start_id(tokenizer)
-    rows = DocumentRows(validation_ids, length, recipe.seed, start_id)
-    validation_rows = _take(rows, recipe.evaluation.rows, rows.rows_per_epoch)
+    """Rows of documents. Validation rows are the same whatever the seed.
+
+    Raises:
+        InvalidInput: a split is too short for one row.
+        IntegrityError: the table of documents is not what it was.
+    """
+    for shards in documents:
+        shards.verify_table()
+    length = recipe.batch.sequence_length
+    validation = DocumentRows(documents.validation, length, seed=0)
+    first = documents.validation.documents[0]
+    prompt = documents.validation.window(0, min(first.end, PROMPT_TOKENS))
     return Material(
         tokenizer=tokenizer,
-        train=DocumentRows(train_ids, length, recipe.seed, start_id),
-        validation=validation_rows,
-        prompt=[start_id, *validation_ids[0][:32].tolist()],
-        digest=digest_of((*train_ids, *validation_ids)),
+        train=DocumentRows(documents.train, length, recipe.seed),
+        validation=_take(validation, recipe.evaluation.rows, validation.rows_per_epoch),
+        prompt=prompt.tolist(),
+        digest=documents.digest,
         facts={
-            "train_documents": len(train),
-            "train_tokens": sum(map(len, train_ids)),
-            "validation_documents": len(validation),
+            "train_documents": len(documents.train.documents),
+            "train_tokens": documents.train.tokens,
+            "validation_documents": len(documents.validation.documents),
             "vocab_size": tokenizer.vocab_size,
         },
     )
@@ -163,15 +233,14 @@ def _first_prompt(chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTem
     return encode_prompt(messages[:answer], tokenizer, template)
 
 
-def _encode(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Ids]:
-    texts = [document.text for document in documents]
-    encoded = tokenizer.encode_batch(texts, parse_special=False)
-    return [np.array(ids, dtype=np.int64) for ids in encoded]
+def _dataset(recipe: TrainRecipe, datasets: Mapping[str, Any]) -> TokenDataset:
+    return TokenDataset.open(Path(datasets[recipe.dataset.name]["path"]))
 
 
-def _start_id(tokenizer: Tokenizer) -> int:
-    assert tokenizer.bos_id is not None, f"the tokenizer in {tokenizer.folder} has no start token"
-    return tokenizer.bos_id
+def _make_own_shards(folder: Path, tokenizer: Tokenizer) -> None:
+    if not all(is_finished(folder / split) for split in _LEARNED):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_splits(folder, stdlib_sources(), tokenizer, source=CORPUS, splits=_LEARNED)
 
 
 def _take(rows: Rows, wanted: int, there_are: int) -> list[Row]:

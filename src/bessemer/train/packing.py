@@ -1,7 +1,9 @@
 """Rows: documents side by side in a fixed number of tokens, unable to see each other.
 
-The row at position k is a pure function of (seed, k): a run that stops needs to remember one
-integer, and any process can make any row. No torch here; `batch` turns rows into tensors.
+The row at position k is a pure function of (seed, k), found without looking at any other
+(`data.order`): a run that stops needs to remember one integer, any process can make any row, and
+`positions` says at which positions a chat or document is. No torch here; `batch` turns rows into
+tensors.
 
 A chat is never cut; a row holds whole chats (first fit). A pretraining document is cut where a
 row ends; the pieces of one document in two rows are strangers to each other.
@@ -9,13 +11,16 @@ row ends; the pieces of one document in two rows are strangers to each other.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from bessemer.core.errors import InvalidInput
+from bessemer.data.order import Order
+from bessemer.data.shards import TokenShards
 
 Ids = NDArray[np.int64]
 Columns = Mapping[str, NDArray[Any]]
@@ -57,12 +62,6 @@ class Piece(NamedTuple):
     columns: Columns = NO_COLUMNS
 
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of range(count) that is the same on every machine and library version."""
-    keys = [hashlib.sha256(f"{seed}/{epoch}/{i}".encode()).digest() for i in range(count)]
-    return sorted(range(count), key=keys.__getitem__)
-
-
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Put each item into the first bin with room for it; bins list item indices.
 
@@ -84,7 +83,10 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 class ChatRows:
-    """Rows of whole chats; each epoch visits every chat once, in an order of its own.
+    """Rows of whole chats; each epoch visits every row once, in an order of its own.
+
+    The chats are packed once, in an order that the seed decides, so the same chats share a row in
+    every epoch.
 
     Args:
         pieces: the chats, none longer than `sequence_length`.
@@ -96,29 +98,29 @@ class ChatRows:
     ) -> None:
         assert pieces, "no chats"
         self._pieces = pieces
-        self._capacity = sequence_length
-        self._seed = seed
-        self._shuffle = shuffle
-        self._epochs: list[list[list[int]]] = []
+        shuffled = Order(len(pieces), seed, purpose="packing", shuffle=shuffle)
+        order = [shuffled.at(i).item for i in range(len(pieces))]
+        bins = first_fit([len(pieces[i].ids) for i in order], sequence_length)
+        self._bins = [[order[k] for k in chosen] for chosen in bins]
+        self._bin_of = np.empty(len(pieces), dtype=np.int64)
+        for number, chats in enumerate(self._bins):
+            self._bin_of[chats] = number
+        self._order = Order(len(self._bins), seed, shuffle=shuffle)
 
-    def epoch(self, number: int) -> list[list[int]]:
-        """Which chats make up each row of an epoch."""
-        while len(self._epochs) <= number:
-            self._epochs.append(self._pack(len(self._epochs)))
-        return self._epochs[number]
+    @property
+    def rows_per_epoch(self) -> int:
+        return len(self._bins)
 
     def row(self, position: int) -> Row:
-        epoch = 0
-        while position >= len(self.epoch(epoch)):
-            position -= len(self.epoch(epoch))
-            epoch += 1
-        return join([self._pieces[i] for i in self.epoch(epoch)[position]])
+        return join([self._pieces[i] for i in self.members(position)])
 
-    def _pack(self, epoch: int) -> list[list[int]]:
-        count = len(self._pieces)
-        order = shuffled(count, self._seed, epoch) if self._shuffle else list(range(count))
-        bins = first_fit([len(self._pieces[i].ids) for i in order], self._capacity)
-        return [[order[k] for k in chosen] for chosen in bins]
+    def members(self, position: int) -> list[int]:
+        """Which chats make up the row at a position."""
+        return self._bins[self._order.at(position).item]
+
+    def positions(self, chats: ArrayLike, end: int) -> Ids:
+        """The positions below `end` whose rows hold any of these chats, ascending."""
+        return self._order.positions(self._bin_of[np.asarray(chats, dtype=np.int64)], end)
 
 
 def join(pieces: Sequence[Piece]) -> Row:
@@ -145,59 +147,57 @@ def _after_first(is_target: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 class DocumentRows:
-    """Rows cut from a stream of documents; every token is a target.
+    """Rows cut from a stream of documents in token shards; every token is a target.
 
-    Each document begins with `start_id`, which the last token of the document before it has to
-    predict: that is how the model learns to end.
+    Row n of an epoch is the tokens [n * sequence_length, (n + 1) * sequence_length) of the stream
+    and predicts each one's successor; what is left at the end makes no row. Each document begins
+    with the start token, which the last token of the document before it has to predict: that is
+    how the model learns to end. Nothing is read but what a row needs.
 
     Args:
-        documents: token ids of each document, without `start_id`.
-        shuffle: False keeps the given order (for validation).
+        shuffle: False keeps the order of the stream (for validation).
+
+    Raises:
+        InvalidInput: the stream is too short for one row.
     """
 
     def __init__(
-        self,
-        documents: Sequence[Ids],
-        sequence_length: int,
-        seed: int,
-        start_id: int,
-        *,
-        shuffle: bool = True,
+        self, shards: TokenShards, sequence_length: int, seed: int, *, shuffle: bool = True
     ) -> None:
-        tokens = sum(map(len, documents)) + len(documents)
-        self.rows_per_epoch = (tokens - 1) // sequence_length
-        assert self.rows_per_epoch > 0, f"{tokens} tokens make no row of {sequence_length}"
-        self._documents = documents
+        self.rows_per_epoch = (shards.tokens - 1) // sequence_length
+        if self.rows_per_epoch < 1:
+            raise InvalidInput(
+                f"{shards.tokens:,} tokens in {shards.folder.name} make no row of"
+                f" {sequence_length:,}",
+                next_step="set batch.sequence_length lower, or name a larger dataset",
+            )
+        self._shards = shards
         self._length = sequence_length
-        self._seed = seed
-        self._start_id = start_id
-        self._shuffle = shuffle
-        self._cached_epoch: int | None = None
+        self._order = Order(self.rows_per_epoch, seed, shuffle=shuffle)
 
     def row(self, position: int) -> Row:
-        epoch, index = divmod(position, self.rows_per_epoch)
-        if epoch != self._cached_epoch:
-            self._lay_out(epoch)
-            self._cached_epoch = epoch
-        begin = self._order[index] * self._length
+        begin = self._order.at(position).item * self._length
         end = begin + self._length
-        inner = self._starts[(self._starts > begin) & (self._starts < end)]
+        tokens = self._shards.window(begin, end + 1).astype(np.int64)
+        inner = self._shards.documents.starts(begin + 1, end)
         lengths = np.diff(np.concatenate(([begin], inner, [end])))
         return Row(
-            self._stream[begin:end],
+            tokens[:-1],
             tuple(int(length) for length in lengths),
             np.arange(self._length),
-            self._stream[begin + 1 : end + 1],
+            tokens[1:],
         )
 
-    def _lay_out(self, epoch: int) -> None:
-        count = len(self._documents)
-        order = shuffled(count, self._seed, epoch) if self._shuffle else list(range(count))
-        start = np.array([self._start_id], dtype=np.int64)
-        parts = [part for i in order for part in (start, self._documents[i])]
-        self._stream = np.concatenate(parts)
-        lengths = [len(self._documents[i]) + 1 for i in order]
-        self._starts = np.cumsum([0, *lengths[:-1]])
-        # Rows of one long file would follow each other; mixing them makes each step see many.
-        rows = self.rows_per_epoch
-        self._order = shuffled(rows, ~self._seed, epoch) if self._shuffle else list(range(rows))
+    def rows_of(self, document: int) -> range:
+        """The rows of an epoch with tokens of a document, by its number; none for some at the end.
+
+        The first token of a document is also a target of the row before, if a row ends there; that
+        row does not count, since the start token says nothing of the document.
+        """
+        entry = self._shards.documents[document]
+        last = min((entry.end - 1) // self._length, self.rows_per_epoch - 1)
+        return range(entry.offset // self._length, last + 1)
+
+    def positions(self, document: int, end: int) -> Ids:
+        """The positions below `end` whose rows hold tokens of a document, ascending."""
+        return self._order.positions(self.rows_of(document), end)

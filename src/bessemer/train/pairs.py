@@ -21,7 +21,7 @@ from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import digest_of
-from bessemer.train.packing import ChatRows, Piece, Row, join
+from bessemer.train.packing import ChatRows, Ids, Piece, Row, join
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 
@@ -51,12 +51,15 @@ class PairRows:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows that the first epoch has; later ones may differ by a few."""
-        return len(self._packing.epoch(0))
+        return self._packing.rows_per_epoch
 
     def members(self, position: int) -> list[int]:
         """Which pairs make up the row at a position."""
         return self._packing.members(position)
+
+    def positions(self, pairs: Sequence[int], end: int) -> Ids:
+        """The positions below `end` whose rows hold any of these pairs, ascending."""
+        return self._packing.positions(pairs, end)
 
     def row(self, position: int) -> Row:
         return join([piece for i in self.members(position) for piece in self.pairs[i]])
@@ -67,6 +70,7 @@ class PairMaterial(NamedTuple):
 
     Attributes:
         train: in the recipe's order.
+        train_lines: which pair of the split each pair of `train` is, from 0.
         validation: as many rows as the recipe says, in the order of the file.
         prompt: token ids of the first validation prompt.
         digest: SHA-256 of the tokens.
@@ -74,6 +78,7 @@ class PairMaterial(NamedTuple):
     """
 
     train: PairRows
+    train_lines: list[int]
     validation: PairRows
     prompt: list[int]
     digest: str
@@ -91,19 +96,20 @@ def pair_material(setting: Setting) -> PairMaterial:
     tokenizer, template = setting.tokenizer, ChatTemplate.load(setting.model_path())
     length = recipe.batch.sequence_length
 
-    def fitting(split: Split) -> tuple[list[Pair], int]:
+    def fitting(split: Split) -> tuple[list[Pair], list[int], int]:
         every = _encode(dataset.preferences(split), tokenizer, template)
-        short = [pair for pair in every if len(pair.whole.ids) <= length]
-        return short, len(every) - len(short)
+        lines = [i for i, pair in enumerate(every) if len(pair.whole.ids) <= length]
+        return [every[i] for i in lines], lines, len(every) - len(lines)
 
-    train, train_dropped = fitting("train")
-    validation, validation_dropped = fitting("validation")
+    train, lines, train_dropped = fitting("train")
+    validation, _, validation_dropped = fitting("validation")
     _check(recipe, train, validation, train_dropped + validation_dropped)
     judged = _first_rows(PairRows(validation, length, 0, shuffle=False), recipe.evaluation.rows)
     pieces = (piece for pair in (*train, *judged) for piece in pair)
     first = next(dataset.preferences("validation"))
     return PairMaterial(
         train=PairRows(train, length, recipe.seed),
+        train_lines=lines,
         validation=PairRows(judged, length, 0, shuffle=False),
         prompt=encode_prompt(first.messages, tokenizer, template, first.tools),
         digest=digest_of(piece.ids for piece in pieces),

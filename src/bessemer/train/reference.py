@@ -106,7 +106,7 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
     judged, wanted = material.validation.rows_per_epoch, _wanted_rows(recipe, material.train)
     limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
     fewest = MEASURED_STEPS * recipe.batch.rows
-    progress = _Progress(setting, judged + wanted)
+    progress = _Progress(setting, judged, wanted, limit_s)
     with _evaluating(network):
         for first in range(0, judged, recipe.rows_at_once):
             part = range(first, min(first + recipe.rows_at_once, judged))
@@ -114,12 +114,11 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
             progress.tell(part.stop)
         begin_s = time.monotonic()
         for first in range(0, wanted, recipe.rows_at_once):
-            spent_s = time.monotonic() - begin_s
-            if spent_s > limit_s and first >= fewest:
+            if time.monotonic() - begin_s > limit_s and first >= fewest:
                 break
             part = range(first, min(first + recipe.rows_at_once, wanted))
             _fill(reference.train, network, material.train, part)
-            progress.tell(judged + part.stop, limit_s - spent_s)
+            progress.tell(judged + part.stop)
         progress.end()
     return reference
 
@@ -152,28 +151,34 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 class _Progress:
-    """Tells how far the pass is, every other second and at its end."""
+    """Tells how far the pass is, every other second and at its end.
 
-    def __init__(self, setting: Setting, total: int) -> None:
-        self._tell, self._total, self._done = setting.tell, total, 0
+    Args:
+        judged: rows of validation, which come first and are all needed.
+        wanted: rows to learn from, for which there are `limit_s` seconds.
+    """
+
+    def __init__(self, setting: Setting, judged: int, wanted: int, limit_s: float) -> None:
+        self._tell, self._judged, self._total = setting.tell, judged, judged + wanted
+        self._limit_s, self._done = limit_s, 0
         self._begin_s = self._told_s = time.monotonic()
+        self._latest_s = float("inf")
 
-    def tell(self, done: int, left_s: float = float("inf")) -> None:
-        """`left_s`: when the pass ends at the latest."""
+    def tell(self, done: int) -> None:
         self._done = done
         now_s = time.monotonic()
+        rows_s = done / max(1e-9, now_s - self._begin_s)
+        if done <= self._judged:
+            self._latest_s = now_s + (self._judged - done) / rows_s + self._limit_s
         if now_s - self._told_s < TELL_EVERY_S:
             return
         self._told_s = now_s
-        rows_s = done / (now_s - self._begin_s)
-        eta_s = max(0.0, min(left_s, (self._total - done) / rows_s))
+        eta_s = max(0.0, min(self._latest_s - now_s, (self._total - done) / rows_s))
         self._write(done + round(eta_s * rows_s), eta_s)
 
     def end(self) -> None:
         self._write(self._done, 0.0)
 
     def _write(self, total: int, eta_s: float) -> None:
-        self._tell(
-            "progress", stage="reference", unit="rows", done=self._done, total=total,
-            eta_s=round(eta_s, 1),
-        )  # fmt: skip
+        facts = {"stage": "reference", "unit": "rows", "done": self._done, "total": total}
+        self._tell("progress", **facts, eta_s=round(eta_s, 1))
