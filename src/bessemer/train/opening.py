@@ -11,7 +11,7 @@ from torch import nn
 
 from bessemer.data.interleaving import Interleaving
 from bessemer.train.gradient import Part
-from bessemer.train.objectives import language, preference, reptile, reward_model
+from bessemer.train.objectives import distillation, language, preference, reptile, reward_model
 from bessemer.train.recipe import Objective, TrainRecipe
 from bessemer.train.task import Setting, Task
 
@@ -99,5 +99,6 @@ OBJECTIVES: Mapping[Objective, Callable[[Setting, nn.Module], Task]] = {
     "sft": language.open_sft,
     "dpo": preference.open_dpo,
     "reward": reward_model.open_reward,
+    "distill": distillation.open_distill,
     "reptile": reptile.open_reptile,
 }
