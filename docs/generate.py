@@ -241,6 +241,8 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return _kind(next(part for part in args if part is not types.NoneType), metadata)
     if origin is Literal:
         return " or ".join(f'"{choice}"' for choice in args)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"list of {_kind(args[0])}"
     if origin is tuple:
         return f"{len(args)} numbers"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}

@@ -60,7 +60,7 @@ def documents() -> list[Document]:
     """Texts of one letter each, so that a scan knows every token of a row."""
     lengths = (5 + 7 * number % 60 for number in range(26))
     return [
-        Document(f"text/{letter}.txt", letter * length, "MIT")
+        Document(f"t/{letter}.txt", letter * length, "MIT")
         for letter, length in zip(string.ascii_uppercase, lengths, strict=True)
     ]
 
@@ -198,16 +198,16 @@ def test_an_unknown_document_is_answered_with_those_near_it(
 ) -> None:
     run = submit(platform, owner, made, f'objective = "pretrain"\n{COMMON}{TEXTS}', steps=1)
     with pytest.raises(Conflict, match="has not begun"):
-        seen(platform, owner, run.run_id, "text/B.txt")
+        seen(platform, owner, run.run_id, "t/B.txt")
     (run.path / "resolved.toml").write_text(run.recipe.read_text())
-    with pytest.raises(NotFound, match=r"none of the 26 documents .* near it: .*text/B\.txt"):
-        seen(platform, owner, run.run_id, "Text/B")
-    with pytest.raises(NotFound, match=r"near it: text/C"):
+    with pytest.raises(NotFound, match=r"none of the 26 documents .* near it: .*t/B\.txt"):
+        seen(platform, owner, run.run_id, "T/B.txt")
+    with pytest.raises(NotFound, match=r"near it: t/C"):
         seen(platform, owner, run.run_id, "texts/C.txt")
     with pytest.raises(NotFound, match="called 'zzz'\n"):
         seen(platform, owner, run.run_id, "zzz")
     with pytest.raises(NotFound, match="there is no run"):
-        seen(platform, owner, "run_0", "text/B.txt")
+        seen(platform, owner, "run_0", "t/B.txt")
 
 
 def test_only_training_with_an_order_can_be_asked(

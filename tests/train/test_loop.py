@@ -313,3 +313,12 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
     train(second)
     reached, start = events(first, "validation")[-1], events(second, "validation")[0]
     assert start["loss"] == pytest.approx(reached["loss"], rel=1e-4)
+
+
+def test_recomputing_layers_changes_no_bit(tmp_path: Path) -> None:
+    common = ("steps=5", "evaluation.times=1", "lora.dropout=0.2")
+    kept = make_run(tmp_path / "kept", *common)
+    again = make_run(tmp_path / "again", *common, "recompute=layers")
+    train(kept)
+    train(again)
+    assert same_bits(kept, again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from bessemer.train.objectives.reward_model import (
 from bessemer.train.pairs import Pair, pair_material
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
-from tests.train.test_loop import events, same_bits
+from tests.train.test_loop import events, weights
 from tests.train.tiny_pairs import make_pairs_run
 
 PAD = 7
@@ -205,9 +206,7 @@ def test_the_padding_token_is_the_tokenizers_else_the_one_that_ends(tmp_path: Pa
     assert [pad_token_id(other)] == other.encode("<|fim_middle|>")
 
 
-@pytest.mark.parametrize(
-    ("precision", "extra"), [("fp32", ("lora.rank=4",)), ("bf16", ("lora.rank=4",)), ("bf16", ())]
-)
+@pytest.mark.parametrize(("precision", "extra"), [("bf16", ("lora.rank=4",)), ("fp32", ())])
 def test_a_run_learns_to_score_pairs_it_has_not_seen(
     tmp_path: Path, precision: str, extra: tuple[str, ...]
 ) -> None:
@@ -250,18 +249,15 @@ def test_only_the_centering_term_sees_that_all_scores_are_shifted() -> None:
     torch.testing.assert_close(shifted - plain, torch.tensor([3.6, 4.225]))
 
 
-def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path: Path) -> None:
     often = ("lora.rank=4", "steps=4", "checkpoints.every_s=1e-9")
-    whole, part = (make_pairs_run(tmp_path / name, "reward", *often) for name in ("whole", "part"))
-    train(whole)
-    train(part)
-    newest = max(part.checkpoints.iterdir())
-    for file in newest.iterdir():
-        file.unlink()
-    newest.rmdir()
-    train(part)
-    assert events(part, "resumed")[0]["step"] == 3
-    assert same_bits(whole, part)
+    run = make_pairs_run(tmp_path / "run", "reward", *often)
+    train(run)
+    before = weights(run)
+    shutil.rmtree(max(run.checkpoints.iterdir()))
+    train(run)
+    assert events(run, "resumed")[0]["step"] == 3
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
 
 
 def test_rows_have_no_targets_and_twice_as_many_pieces_as_pairs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ for what it takes.
 __all__ = [
     "catalog",
     "chat",
+    "checking",
     "datasets",
     "engine_process",
     "engines",

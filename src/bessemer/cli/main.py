@@ -25,6 +25,7 @@ VERBS = {
     "data": "Build, import, check and list datasets.",
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",
+    "check": "Compare what is served with what was trained.",
     "chat": "Talk to a model in the terminal.",
     "runs": "List runs; show, follow or cancel one.",
     "key": "Create, list and revoke API keys.",

@@ -5,4 +5,4 @@ gives it a share of each step, `runner` computes the step with the `prepared` ne
 draws the next token. `worker` is the process around an engine.
 """
 
-__all__ = ["cache", "engine", "precision", "prepared", "sampling", "worker"]
+__all__ = ["cache", "engine", "precision", "prepared", "probing", "sampling", "worker"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bessemer.models import functions
 from bessemer.models.attention import Attend
@@ -93,13 +94,17 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.recompute = False
         self._rotary = RotaryTable(config)
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         x_TD = self.embed_tokens(ids_T)
         rotation = self._rotary.at(positions_T, x_TD.dtype)
         for index, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, rotation, index, attend)
+            if self.recompute and torch.is_grad_enabled():
+                x_TD = checkpoint(layer, x_TD, rotation, index, attend, use_reentrant=False)
+            else:
+                x_TD = layer(x_TD, rotation, index, attend)
         out: Tensor = self.norm(x_TD)
         return out
 

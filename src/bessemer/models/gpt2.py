@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
@@ -80,10 +81,14 @@ class Gpt2Trunk(nn.Module):
         self.wpe = nn.Embedding(config.context_length, config.hidden_size)
         self.h = nn.ModuleList(Gpt2Layer(config, i) for i in range(config.layers))
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.recompute = False
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         x_TD = self.wte(ids_T) + self.wpe(positions_T)
         for index, layer in enumerate(self.h):
-            x_TD = layer(x_TD, index, attend)
+            if self.recompute and torch.is_grad_enabled():
+                x_TD = checkpoint(layer, x_TD, index, attend, use_reentrant=False)
+            else:
+                x_TD = layer(x_TD, index, attend)
         out: Tensor = self.ln_f(x_TD)
         return out

@@ -3,4 +3,15 @@
 Start at `loop.train`. The recipe (`recipe`) and `tracing` need no torch; everything else does.
 """
 
-__all__ = ["adapter", "flops", "loop", "lora", "loss", "packing", "precision", "recipe", "tracing"]
+__all__ = [
+    "adapter",
+    "flops",
+    "loop",
+    "lora",
+    "loss",
+    "packing",
+    "precision",
+    "recipe",
+    "scoring",
+    "tracing",
+]

@@ -69,9 +69,6 @@ class TrainRecipe(Frozen):
     virtual_shards: Positive = Field(
         default=8, description="leaves of that tree; each step's rows are divided among them"
     )
-    compile: bool = Field(
-        default=False, description="compile each layer first (needs a C++ compiler, takes a while)"
-    )
     recompute: Literal["off", "layers"] = Field(
         default="off",
         description="layers: keep each layer's input only, and compute it again going backward",

@@ -1,0 +1,37 @@
+"""What the trainer's own forward pass says of a text: the computation that a loss is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bessemer.models.folder import load_decoder
+from bessemer.train.batch import micro_batch
+from bessemer.train.loss import linear_logprobs
+from bessemer.train.packing import Piece, join
+from bessemer.train.precision import DTYPES
+from bessemer.train.recipe import Precision
+from bessemer.train.task import hidden_states
+
+
+@torch.no_grad()
+def trainer_logprobs(
+    model: Path, texts: Sequence[Sequence[int]], precision: Precision
+) -> list[list[float]]:
+    """ln p(ids[i] | ids[:i]) for i >= 1 of each text, packed as in training.
+
+    Args:
+        model: a Hugging Face folder.
+        texts: token ids, two or more each.
+    """
+    network = load_decoder(model, DTYPES[precision]).eval()
+    ids = [np.array(text, dtype=np.int64) for text in texts]
+    batch = micro_batch([join([Piece(each, np.ones(len(each), dtype=np.bool_)) for each in ids])])
+    logprob_N = linear_logprobs(
+        hidden_states(network, batch), network.head_weight, batch.sources_N, batch.targets_N
+    )
+    lengths = [len(text) - 1 for text in texts]
+    return [part.tolist() for part in torch.split(logprob_N, lengths)]
