@@ -17,8 +17,9 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,9 +31,12 @@ from bessemer.train import precision
 from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.batch import MicroBatch
 from bessemer.train.flops import step_cost
-from bessemer.train.loop import accumulate
+from bessemer.train.gradient import Part, accumulate
+from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.optimizer import Optimizer
+from bessemer.train.packing import Row
 from bessemer.train.recipe import OptimizerSection
+from bessemer.train.task import Network, hidden_states
 from bessemer.train.weights import TrainedWeights
 
 ROWS, LENGTH, VOCAB = 16, 512, 8192
@@ -67,14 +71,38 @@ def the_batch() -> MicroBatch:
     return MicroBatch(ids_T, positions(lengths), lengths, torch.arange(len(ids_T)), targets_T)
 
 
+class NextToken:
+    """As much of a task as a step needs."""
+
+    name = "next-token"
+
+    def weight(self, batch: MicroBatch) -> float:
+        return batch.targets
+
+    def loss(self, network: Network, batch: MicroBatch) -> LossSum:
+        hidden_TD = hidden_states(network, batch)
+        nats = linear_cross_entropy(
+            hidden_TD, network.head_weight, batch.sources_N, batch.targets_N
+        )
+        return LossSum(nats, batch.targets)
+
+
 def ours(batch: MicroBatch) -> Loop:
     """The step of `bessemer.train.loop`."""
+    ids_RL = batch.ids_T.view(ROWS, LENGTH).numpy()
+    targets_RL = batch.targets_N.view(ROWS, LENGTH).numpy()
+    places = np.arange(LENGTH)
+    rows = [
+        Row(ids, (LENGTH,), places, targets)
+        for ids, targets in zip(ids_RL, targets_RL, strict=True)
+    ]
+    task: Any = NextToken()
     decoder = Decoder(CONFIG).init_weights(0).to(torch.bfloat16)
     weights = TrainedWeights(decoder)
     optimizer = Optimizer(weights.masters, OptimizerSection())
 
     def step() -> float:
-        loss = accumulate(decoder, weights, [batch])
+        loss = accumulate(decoder, weights, [Part(task, rows, 1.0)], ROWS).loss
         weights.clip(1.0)
         optimizer.step(RATE)
         weights.publish()

@@ -12,7 +12,7 @@ import torch
 
 from bessemer.app import jobs
 from bessemer.app.platform import Platform
-from bessemer.app.seen import last_step, ranges, seen
+from bessemer.app.seen import progress, ranges, seen
 from bessemer.core.errors import Conflict, InvalidInput, NotFound
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import dumps, load, loads
@@ -169,15 +169,24 @@ def test_steps_are_taken_up_to_the_last_and_the_others_come(
     log = run.open_log()
     for step in range(1, 11):
         log.write("step", step=step, loss=1.0)
-    found = seen(platform, owner, run.run_id, "train-5")
+    found = seen(platform, owner, run.run_id, "train-7")
     (by,) = found.by
-    steps = scan(texts_of_steps(run)["sft"], "number 4?")
+    steps = scan(texts_of_steps(run)["sft"], "number 6?")
     assert (found.last_step, found.steps) == (10, 30)
     assert by.taken == [step for step in steps if step <= 10]
     assert by.to_come == [step for step in steps if step > 10] != []
-    log.write("resumed", step=4, exact=True)  # it was killed, and goes on from there
+    left_out = by.taken[0]
+    log.write("resumed", step=left_out - 1, exact=True)  # it was killed, and goes on from there
+    assert progress(run).last_step == left_out - 1
+    log.write("skipped", step=left_out, what="a spike")
+    log.write("step", step=left_out, loss=9.0)
+    (by,) = seen(platform, owner, run.run_id, "train-7").by
+    assert (by.taken, by.left_out) == ([], [left_out])
+    assert by.to_come == steps[1:]
+    log.write("resumed", step=left_out - 1, exact=True)
+    log.write("step", step=left_out, loss=1.0)
     log.close()
-    assert last_step(run) == 4
+    assert progress(run) == (left_out, frozenset())
 
 
 def test_a_document_of_pairs_is_seen_by_the_steps_that_a_scan_finds(
@@ -203,7 +212,7 @@ def test_an_unknown_document_is_answered_with_those_near_it(
     with pytest.raises(NotFound, match=r"none of the 26 documents .* near it: .*t/B\.txt"):
         seen(platform, owner, run.run_id, "T/B.txt")
     with pytest.raises(NotFound, match=r"near it: t/C"):
-        seen(platform, owner, run.run_id, "texts/C.txt")
+        seen(platform, owner, run.run_id, "files/C.txt")
     with pytest.raises(NotFound, match="called 'zzz'\n"):
         seen(platform, owner, run.run_id, "zzz")
     with pytest.raises(NotFound, match="there is no run"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bessemer.app import jobs
 from bessemer.app.platform import Platform
@@ -37,6 +37,7 @@ class SeenBy:
         too_long: chats or pairs made from it that are left out.
         tokens: of its text; None for chats.
         taken: steps that saw it, counted from 1, ascending.
+        left_out: steps that would have, had the guard not left their batch out.
         to_come: steps that will.
         epochs: how often the whole run goes through the task's data.
     """
@@ -48,6 +49,7 @@ class SeenBy:
     too_long: int
     tokens: int | None
     taken: list[int]
+    left_out: list[int]
     to_come: list[int]
     epochs: float
 
@@ -86,15 +88,31 @@ def seen(platform: Platform, principal: Principal, run_id: str, document: str) -
     found = trace(recipe, run.folder.plan(), run.folder.path, document, recipe.steps * rows)
     if not found.traces:
         raise _unknown(document, found.known)
-    last = last_step(run.folder)
-    by = [_seen_by(each, rows, last, recipe.steps) for each in found.traces]
-    return Seen(run_id, document, last, recipe.steps, by)
+    done = progress(run.folder)
+    by = [_seen_by(each, rows, done) for each in found.traces]
+    return Seen(run_id, document, done.last_step, recipe.steps, by)
 
 
-def last_step(run: RunFolder) -> int:
-    """The step that the run, or its newest resumption, has come to."""
-    kinds = ("step", "resumed")
-    return next((int(e["step"]) for e in reversed(run.read()) if e["kind"] in kinds), 0)
+class Progress(NamedTuple):
+    """How far a run has come, and the steps whose batches were left out."""
+
+    last_step: int
+    left_out: frozenset[int]
+
+
+def progress(run: RunFolder) -> Progress:
+    """By its events; what was done after the checkpoint that it was resumed from does not count."""
+    last, left_out = 0, set[int]()
+    for event in run.read():
+        if event["kind"] in ("step", "skipped", "resumed"):
+            step = int(event["step"])
+            kept = step if event["kind"] == "resumed" else step - 1
+            if step < last:  # from a checkpoint, or from the beginning
+                left_out = {each for each in left_out if each <= kept}
+            if event["kind"] == "skipped":
+                left_out.add(step)
+            last = step
+    return Progress(last, frozenset(left_out))
 
 
 def ranges(steps: Iterable[int]) -> list[tuple[int, int]]:
@@ -124,8 +142,9 @@ def _resolved(run: RunFolder) -> TrainRecipe:
     return load(path, TrainRecipe).recipe
 
 
-def _seen_by(found: Trace, rows: int, last: int, steps: int) -> SeenBy:
+def _seen_by(found: Trace, rows: int, done: Progress) -> SeenBy:
     seen_at = sorted({int(position) // rows + 1 for position in found.positions})
+    past = [step for step in seen_at if step <= done.last_step]
     return SeenBy(
         task=found.task,
         dataset=found.dataset,
@@ -133,8 +152,9 @@ def _seen_by(found: Trace, rows: int, last: int, steps: int) -> SeenBy:
         pieces=found.pieces,
         too_long=found.too_long,
         tokens=found.tokens,
-        taken=[step for step in seen_at if step <= last],
-        to_come=[step for step in seen_at if step > last],
+        taken=[step for step in past if step not in done.left_out],
+        left_out=[step for step in past if step in done.left_out],
+        to_come=seen_at[len(past) :],
         epochs=found.rows / found.rows_per_epoch,
     )
 

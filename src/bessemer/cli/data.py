@@ -148,9 +148,14 @@ def seen(run: str, document: str, as_json: bool) -> None:
         if not by.pieces:
             continue
         click.echo(f"  {by.epochs:.2f} epochs in {found.steps:,} steps; now at {found.last_step:,}")
-        for what, steps in (("taken", by.taken), ("to come", by.to_come)):
+        for what in ("taken", "left_out", "to_come"):
+            steps = getattr(by, what)
+            if what == "left_out" and not steps:
+                continue
             stretches = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges(steps))
-            click.echo(f"  {what:<8} {len(steps):>6,} steps  {stretches}".rstrip())
+            click.echo(
+                f"  {what.replace('_', ' '):<8} {len(steps):>6,} steps  {stretches}".rstrip()
+            )
 
 
 def _who(by: Any) -> str:

@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise NotFound(
             f"{folder} has no token shards, or their writer did not finish: no {MANIFEST}",
-            next_step="make them again: bessemer data tokenize SOURCE --tokenizer MODEL --name NAME",
+            next_step="bessemer data tokenize SOURCE --tokenizer MODEL --name NAME",
         ) from None
     except pydantic.ValidationError as fault:
         first = fault.errors()[0]

@@ -60,8 +60,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(functions.gate(self.gate_proj(x_TD), self.up_proj(x_TD)))
-        return out
+        return functions.swiglu(x_TD, self.gate_proj, self.up_proj, self.down_proj)
 
 
 class Layer(nn.Module):

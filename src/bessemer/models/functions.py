@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from bessemer.models.gradients import RmsNorm, Rotate
+from bessemer.models.gradients import Heads, RmsNorm, Rotate, SwiGlu
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -44,6 +44,43 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """SwiGLU's product: silu(gate) * up (Shazeer, 2020)."""
     return F.silu(gate_TF) * up_TF
+
+
+def heads(
+    x_TD: Tensor,
+    cos_TD: Tensor,
+    sin_TD: Tensor,
+    projections: tuple[nn.Module, nn.Module, nn.Module],
+    norms: tuple[nn.Module, nn.Module],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (T, H, D) each, the first two normed and rotated."""
+    if all(type(norm) is nn.Identity for norm in norms) and _train_here(x_TD, projections):
+        found = Heads.apply(x_TD, cos_TD, sin_TD, *_weights(projections))  # type: ignore[no-untyped-call]
+        q_HTD, k_HTD, v_HTD = found
+        return q_HTD.transpose(0, 1), k_HTD.transpose(0, 1), v_HTD.transpose(0, 1)
+    shape = (len(x_TD), -1, 2 * cos_TD.shape[1])
+    q_THD, k_THD, v_THD = (projection(x_TD).view(shape) for projection in projections)
+    q_THD, k_THD = norms[0](q_THD), norms[1](k_THD)
+    return rotate(q_THD, cos_TD, sin_TD), rotate(k_THD, cos_TD, sin_TD), v_THD
+
+
+def swiglu(x_TD: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module) -> Tensor:
+    """down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
+    if _train_here(x_TD, (down, gate, up)):
+        y_TD: Tensor = SwiGlu.apply(x_TD, *_weights((down, gate, up)))  # type: ignore[no-untyped-call]
+        return y_TD
+    out_TD: Tensor = down(F.silu(gate(x_TD)) * up(x_TD))
+    return out_TD
+
+
+def _train_here(x_TD: Tensor, layers: tuple[nn.Module, ...]) -> bool:
+    """Whether these are plain matrices (no bias, no LoRA) of a network that is trained here."""
+    plain = all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
+    return plain and _trains_here(x_TD, *_weights(layers))
+
+
+def _weights(layers: tuple[nn.Module, ...]) -> list[Tensor]:
+    return [layer.get_parameter("weight") for layer in layers]
 
 
 def _trains_here(*inputs: Tensor) -> bool:

@@ -41,18 +41,14 @@ from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate
 from bessemer.train.space import refuse_if_read_only
 from bessemer.train.stopping import StopFlag
-from bessemer.train.task import Network, OpenEngine, Setting
+from bessemer.train.task import Network, Setting
 from bessemer.train.validation import validate
 from bessemer.train.watchdog import Watchdog
 from bessemer.train.weights import TrainedWeights
 
 
-def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
+def train(run: RunFolder) -> None:
     """Do the run, or what is left of it, and write `output/`.
-
-    Args:
-        open_engine: makes an engine over the live network, for objectives that learn from what
-            the network says.
 
     Raises:
         InvalidInput: the data does not fit the recipe.
@@ -89,7 +85,7 @@ def train(run: RunFolder, open_engine: OpenEngine | None = None) -> None:
         cost = step_cost(decoder)
 
         # 3. What it learns, and from what.
-        setting = Setting(recipe, plan, run.path, tokenizer, log.write, open_engine)
+        setting = Setting(recipe, plan, run.path, tokenizer, log.write)
         schedule = open_schedule(setting, decoder)
 
         # 4. The number of steps, from a measured speed; from here on nothing is decided again.

@@ -4,6 +4,7 @@ Not here: which tokens are targets (see `packing`), and what a sum is divided by
 the weight of the whole step, whichever micro-batch or process it is in).
 
     T tokens   N target tokens   C rows of one chunk   V vocabulary   D hidden size
+    P rows of a piece of a chunk
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Logits of one chunk: small enough for the processor's cache, large enough for its matmul.
-CHUNK_ELEMENTS = 2**23
+from bessemer.models.chains import Chain
+
+# Logits of one chunk: enough rows for a fast matrix product, and little memory.
+CHUNK_ELEMENTS = 2**24
+# Of those the softmax takes this many at a time: in float32 they stay in the processor's cache.
+PIECE_ELEMENTS = 2**19
 
 
 class Mean(NamedTuple):
@@ -115,6 +120,30 @@ def _logprobs(hidden_CD: Tensor, head_VD: Tensor, target_C: Tensor, temperature:
     return logits_CV.gather(1, target_C[:, None])[:, 0] - logits_CV.logsumexp(1)
 
 
+@Chain
+def softmax_loss(logits_PV: Tensor, target_P1: Tensor, z_loss: float) -> Tensor:
+    """The sum of the loss; its gradient takes the place of the logits.
+
+    In float32 although the products are bfloat16: exact sums, and one pass less than the
+    library's logsumexp and softmax together.
+    """
+    shifted_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32), copy=True)
+    highest_P1 = shifted_PV.amax(1, keepdim=True)
+    shifted_PV -= highest_P1
+    chosen_P1 = shifted_PV.gather(1, target_P1)
+    weights_PV = shifted_PV.exp_()
+    total_P1 = weights_PV.sum(1, keepdim=True)
+    nats_P1 = total_P1.log() - chosen_P1
+    d_logits_PV = weights_PV.div_(total_P1)
+    if z_loss:
+        log_z_P1 = total_P1.log() + highest_P1
+        nats_P1 += z_loss * log_z_P1.square()
+        d_logits_PV *= 1 + 2 * z_loss * log_z_P1
+    d_logits_PV.scatter_add_(1, target_P1, -torch.ones_like(total_P1))
+    logits_PV.copy_(d_logits_PV)
+    return nats_P1.sum()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -127,26 +156,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs_head else None
         for start in range(0, len(targets_N), rows):
             part = slice(start, start + rows)
-            hidden_CD, targets_C1 = hidden_ND[part], targets_N[part].unsqueeze(1)
-            # In float32 although the products are bfloat16: exact sums, and one pass less than
-            # the library's logsumexp and softmax together.
-            shifted_CV = (hidden_CD @ head_VD.T).to(wide)
-            highest_C1 = shifted_CV.amax(1, keepdim=True)
-            shifted_CV -= highest_C1
-            chosen_C1 = shifted_CV.gather(1, targets_C1)
-            weights_CV = shifted_CV.exp_()
-            total_C1 = weights_CV.sum(1, keepdim=True)
-            nats += (total_C1.log() - chosen_C1).sum()
-            if z_loss:
-                log_z_C1 = total_C1.log() + highest_C1
-                nats += z_loss * log_z_C1.square().sum()
+            hidden_CD, target_C1 = hidden_ND[part], targets_N[part].unsqueeze(1)
+            logits_CV = hidden_CD @ head_VD.T
+            at_once = max(1, PIECE_ELEMENTS // len(head_VD))
+            pieces = zip(
+                torch.split(logits_CV, at_once), torch.split(target_C1, at_once), strict=True
+            )
+            for logits_PV, target_P1 in pieces:
+                nats += softmax_loss(logits_PV, target_P1, z_loss)
             if d_hidden_ND is None and d_head_VD is None:
                 continue
-            d_logits_CV = weights_CV.div_(total_C1)
-            if z_loss:
-                d_logits_CV *= 1 + 2 * z_loss * log_z_C1
-            d_logits_CV.scatter_add_(1, targets_C1, -torch.ones_like(total_C1))
-            d_logits_CV = d_logits_CV.to(hidden_ND.dtype)
+            d_logits_CV = logits_CV  # its place was taken
             if d_hidden_ND is not None:
                 torch.mm(d_logits_CV, head_VD, out=d_hidden_ND[part])
             if d_head_VD is not None:

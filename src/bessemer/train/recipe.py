@@ -21,7 +21,6 @@ from bessemer.train.sections import (
     DistillSection,
     DpoSection,
     EvaluationSection,
-    GrpoSection,
     GuardSection,
     LoraSection,
     MixturePart,
@@ -46,8 +45,8 @@ class TrainRecipe(Frozen):
 
     objective: Objective = Field(
         description="pretrain: next token; sft: the answers of chats; dpo: preferred answers;"
-        " grpo: answers that earn rewards; reward: a model of preferences; distill: a teacher;"
-        " reptile: to learn quickly; mixture: several of these"
+        " reward: a model of preferences; distill: a teacher; reptile: to learn quickly;"
+        " mixture: several of these"
     )
     minutes: Above = Field(
         description="time for the optimizer's steps; reading data and validating come on top"
@@ -78,7 +77,6 @@ class TrainRecipe(Frozen):
     pretrain: PretrainSection = PretrainSection()
     sft: SftSection = SftSection()
     dpo: DpoSection = DpoSection()
-    grpo: GrpoSection = GrpoSection()
     reward: RewardSection = RewardSection()
     distill: DistillSection | None = Field(default=None, description="needed to distill")
     reptile: ReptileSection = ReptileSection()
@@ -121,11 +119,8 @@ class TrainRecipe(Frozen):
 
     @property
     def other_model_names(self) -> list[str]:
-        """Models besides the one that is trained: teacher and reward models."""
-        rewards = self.grpo.rewards if self.objective == "grpo" else ()
-        names = [reward.model for reward in rewards if reward.model is not None]
-        teachers = [self.distill.teacher] if self.distill and self._distills else []
-        return list(dict.fromkeys(names + teachers))
+        """Models besides the one that is trained: a teacher."""
+        return [self.distill.teacher] if self.distill and self._distills else []
 
     @property
     def dataset(self) -> DataSection:
@@ -170,11 +165,6 @@ def _about_data(recipe: TrainRecipe) -> str | None:
 def _about_parts(recipe: TrainRecipe) -> str | None:
     if recipe._distills and recipe.distill is None:
         return "distill needs a teacher: set distill.teacher"
-    for reward in recipe.grpo.rewards:
-        if (reward.kind == "format") != (reward.pattern is not None):
-            return "a reward of kind format has a pattern, and no other has one"
-        if (reward.kind == "model") != (reward.model is not None):
-            return "a reward of kind model names its model, and no other does"
     if recipe.lora and recipe.lora.dropout and recipe.deterministic == "any-world-size":
         return "dropout draws in the order of the shards: set lora.dropout=0 with any-world-size"
     if recipe.objective == "reptile" and recipe.deterministic == "any-world-size":

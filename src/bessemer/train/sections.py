@@ -12,7 +12,7 @@ from pydantic import Field
 from bessemer.core.recipes import Frozen
 
 Objective = Literal[
-    "pretrain", "sft", "dpo", "grpo", "reward", "distill", "reptile", "mixture"
+    "pretrain", "sft", "dpo", "reward", "distill", "reptile", "mixture"
 ]  # fmt: skip
 Precision = Literal["bf16", "fp32"]
 Positive = Annotated[int, Field(ge=1)]
@@ -212,58 +212,6 @@ class RewardSection(Frozen):
 
     centering: NotBelow = Field(
         default=0.01, description="weight of (s_c + s_r)^2, which keeps scores around zero"
-    )
-
-
-class GrpoReward(Frozen):
-    """One part of the reward of an answer."""
-
-    kind: Literal["exact", "format", "tests", "model"] = Field(
-        description="exact: equals the reference answer; format: matches `pattern`;"
-        " tests: share of unit tests passed in the sandbox; model: a reward model's score"
-    )
-    weight: float = Field(default=1.0, description="factor in the sum of rewards")
-    pattern: str | None = Field(default=None, description="regular expression, for format")
-    model: str | None = Field(default=None, description="reward model by name, for model")
-
-
-class GrpoSection(Frozen):
-    """Group-relative policy optimization (Shao et al., 2024). `batch.rows` counts prompts."""
-
-    group: Annotated[int, Field(ge=2)] = Field(
-        default=8, description="answers to each prompt, judged against each other"
-    )
-    max_tokens: Positive = Field(default=64, description="longest answer")
-    temperature: Above = Field(default=1.0, description="of the answers that are learned from")
-    rewards: tuple[GrpoReward, ...] = Field(
-        default=(GrpoReward(kind="exact"),), description="parts of an answer's reward, summed"
-    )
-    advantage: Literal["group-std", "mean"] = Field(
-        default="group-std",
-        description="reward less the group's mean; group-std: divided by its deviation",
-    )
-    aggregation: Literal["token", "sequence", "constant"] = Field(
-        default="token",
-        description="mean over all tokens; of each answer's mean; or over max_tokens each",
-    )
-    clip_low: Above = Field(default=0.2, description="lowest ratio of probabilities is 1 - this")
-    clip_high: Above = Field(default=0.28, description="highest ratio is 1 + this (DAPO)")
-    kl: NotBelow = Field(
-        default=0.0, description="weight of the divergence from the weights at the start"
-    )
-    updates: Positive = Field(
-        default=1, description="optimizer steps made from one round of answers"
-    )
-    mismatch_cap: Annotated[float, Field(ge=1)] = Field(
-        default=2.0,
-        description="cap of the trainer's over the engine's probability, as weight of a token",
-    )
-    truncated: Literal["keep", "mask"] = Field(
-        default="keep", description="answers cut at max_tokens: learn from them or not"
-    )
-    even_groups: Literal["keep", "drop"] = Field(
-        default="keep",
-        description="groups of equal rewards, which teach nothing: count them in the mean or not",
     )
 
 

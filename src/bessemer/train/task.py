@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from bessemer.core.protocols import Engine
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
 from bessemer.text.tokenizer import Tokenizer
@@ -40,9 +39,6 @@ class Network(Protocol):
     def logits(self, hidden_ND: Tensor) -> Tensor: ...
 
 
-OpenEngine = Callable[[nn.Module], Engine]
-
-
 @dataclass(frozen=True)
 class Setting:
     """What a task is opened with.
@@ -53,8 +49,6 @@ class Setting:
         folder: the run's own, for what is computed once.
         tokenizer: of the model that is trained.
         tell: write an event (`tell("reference", done=3, total=10)`).
-        open_engine: makes an engine that computes with the network's live weights; None where
-            nobody handed one in.
     """
 
     recipe: TrainRecipe
@@ -62,7 +56,6 @@ class Setting:
     folder: Path
     tokenizer: Tokenizer
     tell: Callable[..., Any]
-    open_engine: OpenEngine | None = None
 
     def dataset_path(self) -> Path:
         return Path(self.plan["datasets"][self.recipe.dataset.name]["path"])

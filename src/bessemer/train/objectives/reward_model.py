@@ -27,8 +27,9 @@ from torch.nn.functional import logsigmoid
 
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
-from bessemer.models.decoder import Decoder
+from bessemer.models.decoder import Decoder, Trunk
 from bessemer.models.folder import SINGLE, check_weights, copy_companions, read_tensors
+from bessemer.models.gpt2 import Gpt2Trunk
 from bessemer.text.special_tokens import special_texts
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch, micro_batch
@@ -61,7 +62,7 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.score.weight)  # no answer is better than another yet
 
     @property
-    def trunk(self) -> nn.Module:
+    def trunk(self) -> Trunk | Gpt2Trunk:
         return self.decoder.trunk
 
     @property
