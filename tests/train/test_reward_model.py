@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bessemer.core.errors import BessemerError
+from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.recipes import load
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.config import ModelConfig
@@ -181,6 +181,13 @@ def test_many_chats_are_scored_in_parts_as_alone(tmp_path: Path) -> None:
         assert reward_of(model, [chats[i]]) == pytest.approx([together[i]], abs=1e-9)
     assert len(set(together)) == len(chats)
     assert reward_of(model, []) == []
+
+
+def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
+    setting_of(tmp_path / "run")
+    make_scorer(tmp_path / "run").save(tmp_path / "saved", tmp_path / "model")
+    with pytest.raises(InvalidInput, match="holds a reward model: it scores answers"):
+        load_decoder(tmp_path / "saved")
 
 
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:

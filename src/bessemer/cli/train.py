@@ -66,6 +66,8 @@ def command(
     result = run.last("result") or {}
     if as_json:
         print_json({"run_id": run.run_id, "name": done.name, "state": done.state, **result})
+    elif last is not None and (run.last("plan") or {}).get("objective") == "reward":
+        click.echo(f"{done.name} scores answers now: {run.output / 'model'}")
     elif last is not None and done.kind == "train":
         click.echo(f"{done.name} is ready: bessemer chat {done.name}")
     elif last is not None:

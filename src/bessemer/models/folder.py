@@ -85,6 +85,11 @@ def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) ->
         with torch.device("meta"):
             own = {n: list(t.shape) for n, t in Decoder(config).state_dict().items()}
         expected = stored_shapes(own, config, found)
+    if "score.weight" in found and "score.weight" not in expected:
+        raise InvalidInput(
+            f"{folder} holds a reward model: it scores answers and writes none",
+            next_step="see docs/guides/learn-preferences.md for what it is for",
+        )
     missing = sorted(set(expected) - set(found))
     surplus = [n for n in found if n not in expected and not _may_be_ignored(n, config)]
     if missing or surplus:
