@@ -34,7 +34,7 @@ def test_one_number_and_an_array_of_them_go_the_same_way(count: int, index: int,
     assert 0 <= item < count
     assert shuffle.inverse(item) == index
     assert shuffle.forward_all([index]).tolist() == [item]
-    assert shuffle.inverse_all([item]).tolist() == [index]
+    assert shuffle.inverse_all([item] * order.FEW).tolist() == [index] * order.FEW
 
 
 @settings(deadline=None)

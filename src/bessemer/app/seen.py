@@ -1,7 +1,7 @@
 """Which steps of a training run saw a document: those taken, and those still to come.
 
-Computed from the run's folder and its data by inverting the data order (`train.tracing`); no step
-is replayed, so it costs the same for a run of ten steps and of ten million.
+Computed from the run's folder and its data by inverting the data order (`train.tracing`), once for
+each epoch; no step is replayed.
 """
 
 from __future__ import annotations

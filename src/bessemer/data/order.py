@@ -26,6 +26,7 @@ Words = NDArray[np.uint64]
 Number = Any  # one int, or Words: numpy cannot say that the arithmetic is the same for both
 
 ROUNDS = 8
+FEW = 32
 MOST = 2**62  # items; positions are int64
 _MASK = 2**64 - 1
 
@@ -63,7 +64,10 @@ class Permutation:
 
     def inverse_all(self, items: ArrayLike) -> NDArray[np.int64]:
         """`inverse` of each, int64."""
-        return _walk_all(self._decipher, _words(items, self.count), self.count)
+        words = _words(items, self.count)
+        if len(words) < FEW:  # a pass of numpy over them costs more than they do
+            return np.array([self.inverse(int(word)) for word in words], dtype=np.int64)
+        return _walk_all(self._decipher, words, self.count)
 
     def _encipher(self, word: Number) -> Number:
         left, right = word >> self._half_bits, word & self._half_mask
