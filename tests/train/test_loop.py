@@ -245,7 +245,7 @@ def test_pretraining_starts_from_nothing_and_transformers_opens_its_folder(tmp_p
     run = make_run(tmp_path / "run", recipe=PRETRAIN)
     train(run)
     bits = [event["bits_per_byte"] for event in events(run, "validation")]
-    assert bits[-1] < bits[0] - 0.5
+    assert bits[-1] < bits[0] - 0.3
     assert events(run, "sample")[0]["text"]
     folder = run.output / "model"
     tokenizer, theirs = (
