@@ -19,6 +19,7 @@ BessemerError
   EngineUnavailable       503
     EngineLoading
   RunFailed               500
+    OutOfMemory                the machine is too small for the run
     OutOfSpace            507
 """
 
@@ -136,7 +137,7 @@ class RunFailed(BessemerError):
 
 
 class OutOfMemory(RunFailed):
-    """The machine, or what this process may have of it, is too small for the run."""
+    code = "out_of_memory"
 
 
 class OutOfSpace(RunFailed):
