@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import loads
+from bessemer.data.infilling import InfilledRows
+from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.text.bpe import train_bpe
@@ -20,11 +22,9 @@ from bessemer.text.infilling import Sentinels
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import micro_batch
 from bessemer.train.gradient import Part, accumulate, add_up
-from bessemer.train.infilling import InfilledRows
 from bessemer.train.material import Material
 from bessemer.train.objectives.language import LanguageTask, infilled
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.packing import Row
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.weights import TrainedWeights
 

@@ -19,14 +19,13 @@ from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder, save_decoder
+from bessemer.models.reward_model import RewardModel, load_reward_model
 from bessemer.text.bpe import train_bpe
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import micro_batch
 from bessemer.train.loop import train
 from bessemer.train.objectives.reward_model import (
-    RewardModel,
     bradley_terry_loss,
-    load_reward_model,
     open_reward,
     pad_token_id,
     reward_of,

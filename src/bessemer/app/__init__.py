@@ -27,5 +27,6 @@ __all__ = [
     "seen",
     "supervisor",
     "tokens",
+    "tracing",
     "training",
 ]

@@ -1,6 +1,6 @@
 """Which steps of a training run saw a document: those taken, and those still to come.
 
-Computed from the run's folder and its data by inverting the data order (`train.tracing`), once for
+Computed from the run's folder and its data by inverting the data order (`app.tracing`), once for
 each epoch; no step is replayed.
 """
 
@@ -19,8 +19,8 @@ from bessemer.core.recipes import load
 from bessemer.core.runs import RunFolder
 
 if TYPE_CHECKING:
+    from bessemer.app.tracing import Trace
     from bessemer.train.recipe import TrainRecipe
-    from bessemer.train.tracing import Trace
 
 MOST_SUGGESTIONS = 5
 
@@ -77,7 +77,7 @@ def seen(platform: Platform, principal: Principal, run_id: str, document: str) -
         InvalidInput: the run is no training, or draws its data in an order without an inverse.
         Conflict: it has not begun, so that its number of steps is not known.
     """
-    from bessemer.train.tracing import trace
+    from bessemer.app.tracing import trace
 
     run = jobs.get_run(platform, principal, run_id)
     if run.kind != "train":

@@ -5,6 +5,7 @@ opening the door does not.
 """
 
 __all__ = [
+    "adapter",
     "attention",
     "chains",
     "config",
@@ -14,6 +15,8 @@ __all__ = [
     "functions",
     "gguf_import",
     "gpt2",
+    "lora",
     "quantized",
+    "reward_model",
     "rotary",
 ]

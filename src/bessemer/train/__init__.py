@@ -1,17 +1,16 @@
 """Moves weights: one loop that can be read top to bottom, and the parts it is made of.
 
-Start at `loop.train`. The recipe (`recipe`) and `tracing` need no torch; everything else does.
+Start at `loop.train`. The recipe (`recipe`) needs no torch; everything else does.
 """
 
 __all__ = [
-    "adapter",
     "flops",
     "loop",
-    "lora",
     "loss",
-    "packing",
+    "material",
+    "pairs",
     "precision",
     "recipe",
     "scoring",
-    "tracing",
+    "task",
 ]

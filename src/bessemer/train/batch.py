@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bessemer.data.packing import Row, side_by_side
 from bessemer.models.attention import positions
-from bessemer.train.packing import Row, side_by_side
 
 NO_COLUMNS: Mapping[str, Tensor] = MappingProxyType({})
 

@@ -25,8 +25,8 @@ from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.experts import Experts, Router
 from bessemer.models.gpt2 import Conv1D
-from bessemer.train.lora import LoraLinear
-from bessemer.train.objectives.reward_model import RewardModel
+from bessemer.models.lora import LoraLinear
+from bessemer.models.reward_model import RewardModel
 
 
 class StepCost(NamedTuple):

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from bessemer.data.packing import Row
 from bessemer.models.experts import recorded, routers
 from bessemer.train.balancing import with_routing
 from bessemer.train.batch import MicroBatch, micro_batches
 from bessemer.train.loss import LossSum, Mean
-from bessemer.train.packing import Row
 from bessemer.train.task import Network, Task
 from bessemer.train.weights import TrainedWeights
 

@@ -1,7 +1,7 @@
 """Losses on the linear head, never holding all the logits: cross-entropy, log-probabilities.
 
-Not here: which tokens are targets (see `packing`), and what a sum is divided by (see `gradient`:
-the weight of the whole step, whichever micro-batch or process it is in).
+Not here: which tokens are targets (`data.packing`), and what a sum is divided by (`gradient`: the
+weight of the whole step, whichever micro-batch or process it is in).
 
     T tokens   N target tokens   C rows of one chunk   V vocabulary   D hidden size
     P rows of a piece of a chunk

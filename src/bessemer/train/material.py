@@ -21,6 +21,7 @@ from bessemer.core.errors import DataError, InvalidInput
 from bessemer.data.chats import Chat
 from bessemer.data.corpus import Split, split_of, stdlib_sources
 from bessemer.data.dataset import Dataset
+from bessemer.data.packing import ChatRows, DocumentRows, Ids, Piece, Row, Rows
 from bessemer.data.shard_manifest import is_finished
 from bessemer.data.shards import TokenShards
 from bessemer.data.tokenizing import TokenDataset, write_splits
@@ -28,7 +29,6 @@ from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.packing import ChatRows, DocumentRows, Ids, Piece, Row, Rows
 from bessemer.train.recipe import TrainRecipe
 
 CORPUS = "python-stdlib"

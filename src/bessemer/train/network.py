@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bessemer.models.adapter import load_adapter
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
+from bessemer.models.lora import add_lora, lora_layers, merge_into, target_layers
 from bessemer.models.quantized import Bits
+from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.adapter import load_adapter
-from bessemer.train.lora import add_lora, lora_layers, merge_into, target_layers
-from bessemer.train.objectives.reward_model import RewardModel, pad_token_id
+from bessemer.train.objectives.reward_model import pad_token_id
 from bessemer.train.precision import DTYPES
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.sections import LoraSection

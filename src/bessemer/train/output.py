@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.core.runs import RunFolder
+from bessemer.models.adapter import save_adapter
 from bessemer.models.folder import save_decoder
+from bessemer.models.lora import lora_layers
+from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train import network
-from bessemer.train.adapter import save_adapter
-from bessemer.train.lora import lora_layers
-from bessemer.train.objectives.reward_model import RewardModel
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.space import refuse_if_full
 from bessemer.train.weights import TrainedWeights

@@ -16,12 +16,12 @@ from bessemer.core.errors import DataError, InvalidInput
 from bessemer.data.chats import Message
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
+from bessemer.data.packing import ChatRows, Ids, Piece, Row, join
 from bessemer.data.preferences import Preference
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import digest_of
-from bessemer.train.packing import ChatRows, Ids, Piece, Row, join
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from bessemer.data.packing import Row
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.attention import BlockAttention
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum
-from bessemer.train.packing import Row
 from bessemer.train.recipe import TrainRecipe
 
 

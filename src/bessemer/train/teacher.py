@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bessemer.core.runs import write_atomically
+from bessemer.data.packing import Row
 from bessemer.models.decoder import Decoder
 from bessemer.train.batch import micro_batch
-from bessemer.train.packing import Row
 from bessemer.train.task import hidden_states
 
 AT_ONCE = 64  # targets whose logits exist at one time

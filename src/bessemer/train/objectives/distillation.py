@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bessemer.core.errors import InvalidInput
+from bessemer.data.packing import Row
 from bessemer.models.folder import load_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import CHUNK_ELEMENTS, LossSum, Mean
 from bessemer.train.material import Material, chat_material
-from bessemer.train.packing import Row
 from bessemer.train.sections import DistillSection
 from bessemer.train.task import Network, Setting, hidden_states
 from bessemer.train.teacher import Teacher

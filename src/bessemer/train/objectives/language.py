@@ -5,7 +5,7 @@
 N counts the target tokens of the whole step. In pretraining every token is a target; in
 fine-tuning the messages of the chosen roles are, with the end-of-turn token after each. With
 `pretrain.z_loss` the term z_loss * ln(Z)^2 is added to each (PaLM, section 5). With
-`pretrain.fim_rate` some documents are rearranged to fill in their middle (`train.infilling`); then
+`pretrain.fim_rate` some documents are rearranged to fill in their middle (`data.infilling`); then
 validation also tells `middle_loss`, nats per token of middles that the model has both sides of.
 """
 
@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bessemer.data.infilling import InfilledRows
+from bessemer.data.packing import Row
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
-from bessemer.train.infilling import InfilledRows
 from bessemer.train.loss import LossSum, Mean, linear_cross_entropy
 from bessemer.train.material import Material, chat_material, document_material, open_documents
-from bessemer.train.packing import Row
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Network, Setting, hidden_states
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from bessemer.data.packing import Row
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum, Mean
-from bessemer.train.packing import Row
 from bessemer.train.pairs import PairMaterial, PairRows, pair_material
 from bessemer.train.reference import Reference, Table, answer_logprobs, open_reference
 from bessemer.train.sections import DpoSection

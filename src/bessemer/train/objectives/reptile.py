@@ -26,13 +26,13 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.interval import Pair, Share, paired_interval
 from bessemer.data.chats import Chat
 from bessemer.data.dataset import Dataset
+from bessemer.data.packing import Piece, Row, join
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.gradient import Measured, Part, accumulate, add_up
 from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.material import digest_of, encode_chats
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.packing import Piece, Row, join
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.schedule import learning_rate
 from bessemer.train.sections import ReptileSection

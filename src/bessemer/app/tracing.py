@@ -20,11 +20,11 @@ from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.interleaving import Interleaving
 from bessemer.data.jsonl import read_lines
+from bessemer.data.packing import ChatRows, DocumentRows, Ids
 from bessemer.data.tokenizing import TokenDataset
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import CORPUS, find_documents, fitting_chats
-from bessemer.train.packing import ChatRows, DocumentRows, Ids
 from bessemer.train.recipe import TrainRecipe
 
 

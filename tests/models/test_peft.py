@@ -13,11 +13,11 @@ import torch
 import transformers
 
 from bessemer.core.errors import IntegrityError, InvalidInput
+from bessemer.models.adapter import load_adapter, merge_adapter, read_adapter, save_adapter
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
-from bessemer.train.adapter import load_adapter, merge_adapter, read_adapter, save_adapter
-from bessemer.train.lora import LoraLinear, add_lora, lora_layers
+from bessemer.models.lora import LoraLinear, add_lora, lora_layers
 
 LENGTH = 24
 

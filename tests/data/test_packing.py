@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.core.errors import InvalidInput
+from bessemer.data.packing import ChatRows, DocumentRows, Ids, Piece, first_fit
 from bessemer.data.shard_writer import ShardWriter
 from bessemer.data.shards import TokenShards
 from bessemer.train.batch import micro_batch, micro_batches
-from bessemer.train.packing import ChatRows, DocumentRows, Ids, Piece, first_fit
 
 
 def piece(number: int, length: int) -> Piece:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bessemer.core.errors import InvalidInput
+from bessemer.models.lora import LoraLinear, add_lora, merge_into, target_layers
 from bessemer.models.quantized import Bits, QuantizedMatrix
-from bessemer.train.lora import LoraLinear, add_lora, merge_into, target_layers
 
 
 class Block(nn.Module):

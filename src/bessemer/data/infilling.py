@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bessemer.core.errors import InvalidInput
+from bessemer.data.packing import Ids, Row, Rows
 from bessemer.text.infilling import Order, Parts, Sentinels, arrange
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.packing import Ids, Row, Rows
 
 SHORTEST = 16  # tokens; a piece of fewer has no middle worth a sentinel
 

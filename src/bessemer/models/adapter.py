@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bessemer.core.errors import IntegrityError, InvalidInput
+from bessemer.models.lora import LoraLinear, add_lora_layer
 from bessemer.models.quantized import Bits
-from bessemer.train.lora import LoraLinear, add_lora_layer
 
 PREFIX = "base_model.model."  # PEFT's names for what wraps the network
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
