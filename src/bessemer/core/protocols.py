@@ -5,7 +5,7 @@ A fake of each (`tests/fakes.py`) makes the whole platform testable in seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -95,6 +95,25 @@ class Engine(Protocol):
 
     async def info(self) -> EngineInfo: ...
 
+
+class LiveEngine(Engine, Protocol):
+    """An engine over a network that its caller owns and goes on changing, in one process.
+
+    It computes with the network's own tensors, in the thread of whoever awaits it, and takes no
+    step while nobody does. Equal weights and equal requests in an equal order give equal bits.
+    """
+
+    def renew(self) -> None:
+        """The weights have moved: forget what was computed with the old ones.
+
+        Raises:
+            Conflict: requests are under way.
+        """
+        ...
+
+
+EngineMaker = Callable[[Any], LiveEngine]
+"""Makes an engine of a network (a `models.Decoder`); how `app` hands engines to `train`."""
 
 Message = dict[str, Any]
 

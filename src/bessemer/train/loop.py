@@ -21,6 +21,7 @@ import torch
 
 from bessemer.core.errors import RunFailed
 from bessemer.core.events import EventLog
+from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
 from bessemer.train import network, precision
@@ -47,8 +48,11 @@ from bessemer.train.watchdog import Watchdog
 from bessemer.train.weights import TrainedWeights
 
 
-def train(run: RunFolder) -> None:
+def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
     """Do the run, or what is left of it, and write `output/`.
+
+    Args:
+        engine_of: what objectives that let a network speak make engines with.
 
     Raises:
         InvalidInput: the data does not fit the recipe.
@@ -85,7 +89,7 @@ def train(run: RunFolder) -> None:
         cost = step_cost(decoder)
 
         # 3. What it learns, and from what.
-        setting = Setting(recipe, plan, run.path, tokenizer, log.write)
+        setting = Setting(recipe, plan, run.path, tokenizer, log.write, engine_of)
         schedule = open_schedule(setting, decoder)
 
         # 4. The number of steps, from a measured speed; from here on nothing is decided again.

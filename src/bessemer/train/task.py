@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from bessemer.core.protocols import EngineMaker
 from bessemer.data.packing import Row
 from bessemer.models.attention import Attend
 from bessemer.models.config import ModelConfig
@@ -49,6 +50,8 @@ class Setting:
         folder: the run's own, for what is computed once.
         tokenizer: of the model that is trained.
         tell: write an event (`tell("reference", done=3, total=10)`).
+        engine_of: makes an engine that answers with a network's weights as they are at the time;
+            None where nobody handed one in.
     """
 
     recipe: TrainRecipe
@@ -56,6 +59,7 @@ class Setting:
     folder: Path
     tokenizer: Tokenizer
     tell: Callable[..., Any]
+    engine_of: EngineMaker | None = None
 
     def dataset_path(self) -> Path:
         return Path(self.plan["datasets"][self.recipe.dataset.name]["path"])
