@@ -26,9 +26,10 @@ Work = Callable[[RunFolder], None]
 
 
 def train(run: RunFolder) -> None:
+    from bessemer.inference.live import NativeLiveEngine
     from bessemer.train.loop import train as train_loop
 
-    train_loop(run)
+    train_loop(run, engine_of=NativeLiveEngine)
 
 
 def evaluate(run: RunFolder) -> None:

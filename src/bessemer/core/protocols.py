@@ -50,11 +50,17 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 
 
 class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """New tokens of one request. The last chunk has `finish_reason` and the exact counts."""
+    """New tokens of one request. The last chunk has `finish_reason` and the exact counts.
+
+    `stop_id` is the one of the request's `stop_ids` that ended the answer, if one did; its
+    log-probability is told where those of tokens were asked for.
+    """
 
     ids: Sequence[int]
     logprobs: Sequence[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
+    stop_id: int | None = None
+    stop_logprob: float | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -1,8 +1,9 @@
 """Token ids in, token ids out, many requests at a time.
 
 The story of a request: `engine` takes it, `scheduler` admits it to a row of the `cache` and
-gives it a share of each step, `runner` computes the step with the `prepared` network, `sampling`
-draws the next token. `worker` is the process around an engine.
+gives it a share of each step, `stepper` takes the step: `runner` computes it with the `prepared`
+network, `sampling` draws the next token. `worker` is the process around an engine; `live` is an
+engine over a network that is being trained.
 """
 
-__all__ = ["cache", "engine", "precision", "prepared", "probing", "sampling", "worker"]
+__all__ = ["cache", "engine", "live", "precision", "prepared", "probing", "sampling", "worker"]

@@ -11,24 +11,20 @@ import queue
 import resource
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
-from bessemer.core.protocols import EngineInfo, FinishReason, GenerateRequest, TokenChunk
+from bessemer.core.errors import EngineUnavailable
+from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.prepared import PreparedDecoder
-from bessemer.inference.runner import Runner
-from bessemer.inference.sampling import draw, logprobs_of
-from bessemer.inference.scheduler import Scheduler, Step
 from bessemer.inference.sequence import EngineSequence
+from bessemer.inference.stepper import Stepper
 from bessemer.models.folder import load_decoder
 
 
@@ -52,8 +48,7 @@ class NativeEngine:
 
     _thread: threading.Thread
     _model: PreparedDecoder
-    _runner: Runner
-    _scheduler: Scheduler
+    _stepper: Stepper
 
     def __init__(self, digest: str, settings: EngineSettings) -> None:
         self._digest, self._settings = digest, settings
@@ -112,7 +107,7 @@ class NativeEngine:
         return self._fault is not None
 
     def info_now(self) -> EngineInfo:
-        scheduler = self._scheduler
+        scheduler = self._stepper.scheduler
         return EngineInfo(
             model_digest=self._digest,
             context_length=scheduler.cache.context_length,
@@ -127,12 +122,12 @@ class NativeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         """See `Engine.generate`."""
-        inbox, send = _mailbox()
+        inbox, send = mailbox()
         sequence = EngineSequence.for_tokens(request, send)
         self.submit(sequence)
         try:
             while True:
-                chunk = _open(await inbox.get())
+                chunk = open_letter(await inbox.get())
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -141,16 +136,16 @@ class NativeEngine:
 
     async def score(self, ids: Sequence[int]) -> list[float]:
         """See `Engine.score`."""
-        inbox, send = _mailbox()
+        inbox, send = mailbox()
         self.submit(EngineSequence.for_whole(ids, "scores", send))
-        scores: list[float] = _open(await inbox.get())
+        scores: list[float] = open_letter(await inbox.get())
         return scores
 
     async def embed(self, ids: Sequence[int]) -> list[float]:
         """See `Engine.embed`: the mean of the last hidden states, of unit length."""
-        inbox, send = _mailbox()
+        inbox, send = mailbox()
         self.submit(EngineSequence.for_whole(ids, "vector", send))
-        vector: list[float] = _open(await inbox.get())
+        vector: list[float] = open_letter(await inbox.get())
         return vector
 
     async def info(self) -> EngineInfo:
@@ -179,17 +174,18 @@ class NativeEngine:
             context_length=context,
             kv_bytes=settings.kv_bytes,
         )
-        self._runner = Runner(self._model, cache)
-        self._scheduler = Scheduler(
-            cache, max_waiting=settings.max_waiting, chunk_tokens=settings.chunk_tokens
+        self._stepper = Stepper(
+            self._model,
+            cache,
+            max_waiting=settings.max_waiting,
+            chunk_tokens=settings.chunk_tokens,
         )
 
     def _work(self) -> None:
         try:
             while self._take_messages():
-                step = self._scheduler.next_step()
-                if step is not None:
-                    self._take(step)
+                if self._stepper.step():
+                    self._after_step()
         except BaseException as fault:  # a broken step must not leave anybody waiting forever
             self._fault = fault
             raise
@@ -198,7 +194,7 @@ class NativeEngine:
 
     def _take_messages(self) -> bool:
         """Run what was queued; wait for it when there is nothing to compute. False to stop."""
-        idle = not self._scheduler.running and not self._scheduler.waiting
+        idle = self._stepper.idle
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get(block=idle)
@@ -209,75 +205,16 @@ class NativeEngine:
         return True
 
     def _admit(self, sequence: EngineSequence) -> None:
-        vocabulary = self._model.config.vocab_size
-        try:
-            if any(not 0 <= token < vocabulary for token in sequence.ids):
-                raise InvalidInput(f"a token id is outside the vocabulary of {vocabulary}")
-            self._scheduler.add(sequence)
-        except BessemerError as error:
-            sequence.send("error", error)
+        if not self._stepper.admit(sequence):
             self._after_step()
-
-    def _take(self, step: Step) -> None:
-        start = time.perf_counter()
-        logits = self._runner.run(step)
-        for sequence, logits_V in logits.items():
-            self._extend(sequence, logits_V)
-        for share in step.chunks:
-            if share.sequence.wanted != "tokens" and share.sequence.todo == 0:
-                self._complete(share.sequence)
-        self._after_step()
-        speed = step.tokens / (time.perf_counter() - start)
-        self._scheduler.tokens_per_s += 0.1 * (speed - self._scheduler.tokens_per_s)
-
-    def _extend(self, sequence: EngineSequence, logits_V: Tensor) -> None:
-        """Draw one token, tell of it, and end the sequence if it was the last."""
-        request = sequence.request
-        assert request is not None and sequence.row is not None
-        token = draw(logits_V, request.sampling, sequence.seed, sequence.drawn)
-        sequence.drawn += 1
-        stopped = token in sequence.stop_ids
-        if not stopped and sequence.drawn < request.max_tokens:
-            sequence.ids.append(token)
-            sequence.row.tokens.append(token)
-            reason: FinishReason | None = None
-        else:
-            reason = "stop" if stopped else "length"
-        ids = [] if stopped else [token]
-        logprobs = None
-        if request.top_logprobs is not None:
-            logprobs = [logprobs_of(logits_V, t, request.top_logprobs) for t in ids]
-        chunk = TokenChunk(
-            ids=ids,
-            logprobs=logprobs,
-            finish_reason=reason,
-            prompt_tokens=sequence.prompt_tokens,
-            cached_tokens=sequence.cached_tokens,
-            completion_tokens=sequence.drawn,
-        )
-        if reason is not None:
-            self._scheduler.finish(sequence)
-        if not sequence.cancelled:
-            sequence.send("chunk", chunk)
-
-    def _complete(self, sequence: EngineSequence) -> None:
-        assert sequence.row is not None
-        if sequence.wanted == "scores":
-            result = sequence.row.scores[1 : len(sequence.ids)].tolist()
-        else:
-            result = torch.nn.functional.normalize(sequence.vector_sum, dim=0).tolist()
-        self._scheduler.finish(sequence)
-        sequence.send("result", result)
 
     def _refuse_the_rest(self) -> None:
         why = f"the engine failed: {self._fault!r}" if self._fault else "the engine was stopped"
-        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
-            if not sequence.cancelled:
-                sequence.send("error", EngineUnavailable(why))
+        self._stepper.refuse_the_rest(EngineUnavailable(why))
         self._after_step()
 
 
-def _mailbox() -> tuple[asyncio.Queue[Any], Callable[[str, Any], None]]:
+def mailbox() -> tuple[asyncio.Queue[Any], Callable[[str, Any], None]]:
     """A queue for the caller's loop, and a `send` for the engine's thread."""
     loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
@@ -288,7 +225,7 @@ def _mailbox() -> tuple[asyncio.Queue[Any], Callable[[str, Any], None]]:
     return inbox, send
 
 
-def _open(letter: tuple[str, Any]) -> Any:
+def open_letter(letter: tuple[str, Any]) -> Any:
     kind, body = letter
     if kind == "error":
         raise body

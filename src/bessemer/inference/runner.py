@@ -5,21 +5,42 @@ T tokens of the step   N tokens whose logits are needed   V vocabulary   D hidde
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bessemer.inference.attention import BatchAttention, Span
 from bessemer.inference.cache import KVCache
-from bessemer.inference.prepared import PreparedDecoder
+from bessemer.inference.prepared import AttendFused
 from bessemer.inference.scheduler import Share, Step
 from bessemer.inference.sequence import EngineSequence
+from bessemer.models.config import ModelConfig
 
 _SCORE_ROWS = 64  # logits of so many tokens at once while scoring: 64 x 49,152 floats are 12 MB
 
 
+class ServedModel(Protocol):
+    """What steps are computed with: weights prepared for speed, or a network that is trained."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attend: AttendFused) -> Tensor:
+        """Hidden states after the final norm, (T, D)."""
+        ...
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) in float32 or better."""
+        ...
+
+
 class Runner:
-    def __init__(self, model: PreparedDecoder, cache: KVCache) -> None:
+    def __init__(self, model: ServedModel, cache: KVCache) -> None:
         self._model = model
         self._cache = cache
 

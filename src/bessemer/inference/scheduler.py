@@ -65,7 +65,7 @@ class Scheduler:
 
     def next_step(self) -> Step | None:
         """The next step's work, or None if there is nothing to do."""
-        self._drop_cancelled()
+        self.drop_cancelled()
         decodes = sorted((s for s in self.running if s.decoding), key=_row_index)
         budget = self.chunk_tokens - len(decodes)
         chunks: list[Share] = []
@@ -95,6 +95,12 @@ class Scheduler:
         self.cache.release(sequence.row)
         sequence.row = None
 
+    def drop_cancelled(self) -> None:
+        """Forget sequences that nobody waits for."""
+        for sequence in [s for s in self.running if s.cancelled]:
+            self.finish(sequence)
+        self.waiting = deque(s for s in self.waiting if not s.cancelled)
+
     def wait_s(self) -> float:
         """Seconds until the queue has likely moved, from its tokens and the measured speed."""
         todo = sum(s.todo for s in self.running) + sum(len(s.ids) for s in self.waiting)
@@ -122,11 +128,6 @@ class Scheduler:
             return True  # a single sequence always runs: rows are as long as the context
         need = len(sequence.ids) + (256 if sequence.wanted == "tokens" else 0)
         return self.cache.busy_tokens + need <= self.cache.budget_tokens
-
-    def _drop_cancelled(self) -> None:
-        for sequence in [s for s in self.running if s.cancelled]:
-            self.finish(sequence)
-        self.waiting = deque(s for s in self.waiting if not s.cancelled)
 
 
 def _row_index(sequence: EngineSequence) -> int:

@@ -1,0 +1,112 @@
+"""An engine's steps, one at a time: admit, compute, draw, tell. No thread, no asyncio.
+
+`engine` takes these steps in a thread of its own, `live` in the thread of whoever waits.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from bessemer.core.errors import BessemerError, InvalidInput
+from bessemer.core.protocols import FinishReason, TokenChunk
+from bessemer.inference.cache import KVCache
+from bessemer.inference.runner import Runner, ServedModel
+from bessemer.inference.sampling import draw, logprobs_of
+from bessemer.inference.scheduler import Scheduler, Step
+from bessemer.inference.sequence import EngineSequence
+
+
+class Stepper:
+    """Continuous batching over one model."""
+
+    def __init__(
+        self, model: ServedModel, cache: KVCache, *, max_waiting: int, chunk_tokens: int
+    ) -> None:
+        self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
+        self._vocabulary = model.config.vocab_size
+        self._runner = Runner(model, cache)
+
+    @property
+    def idle(self) -> bool:
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    def admit(self, sequence: EngineSequence) -> bool:
+        """Queue a sequence, or send it the reason why not."""
+        try:
+            if any(not 0 <= token < self._vocabulary for token in sequence.ids):
+                raise InvalidInput(f"a token id is outside the vocabulary of {self._vocabulary}")
+            self.scheduler.add(sequence)
+        except BessemerError as error:
+            sequence.send("error", error)
+            return False
+        return True
+
+    def step(self) -> bool:
+        """Take the next step; False if there is nothing to do."""
+        step = self.scheduler.next_step()
+        if step is None:
+            return False
+        start = time.perf_counter()
+        self._take(step)
+        speed = step.tokens / (time.perf_counter() - start)
+        self.scheduler.tokens_per_s += 0.1 * (speed - self.scheduler.tokens_per_s)
+        return True
+
+    def refuse_the_rest(self, error: BessemerError) -> None:
+        """Tell everybody who still waits."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            if not sequence.cancelled:
+                sequence.send("error", error)
+
+    def _take(self, step: Step) -> None:
+        for sequence, logits_V in self._runner.run(step).items():
+            self._extend(sequence, logits_V)
+        for share in step.chunks:
+            if share.sequence.wanted != "tokens" and share.sequence.todo == 0:
+                self._complete(share.sequence)
+
+    def _extend(self, sequence: EngineSequence, logits_V: Tensor) -> None:
+        """Draw one token, tell of it, and end the sequence if it was the last."""
+        request = sequence.request
+        assert request is not None and sequence.row is not None
+        token = draw(logits_V, request.sampling, sequence.seed, sequence.drawn)
+        sequence.drawn += 1
+        stopped = token in sequence.stop_ids
+        if not stopped and sequence.drawn < request.max_tokens:
+            sequence.ids.append(token)
+            sequence.row.tokens.append(token)
+            reason: FinishReason | None = None
+        else:
+            reason = "stop" if stopped else "length"
+        ids = [] if stopped else [token]
+        logprobs = stop_logprob = None
+        if request.top_logprobs is not None:
+            logprobs = [logprobs_of(logits_V, t, request.top_logprobs) for t in ids]
+            if stopped:
+                stop_logprob = logprobs_of(logits_V, token, 0).logprob
+        chunk = TokenChunk(
+            ids=ids,
+            logprobs=logprobs,
+            finish_reason=reason,
+            stop_id=token if stopped else None,
+            stop_logprob=stop_logprob,
+            prompt_tokens=sequence.prompt_tokens,
+            cached_tokens=sequence.cached_tokens,
+            completion_tokens=sequence.drawn,
+        )
+        if reason is not None:
+            self.scheduler.finish(sequence)
+        if not sequence.cancelled:
+            sequence.send("chunk", chunk)
+
+    def _complete(self, sequence: EngineSequence) -> None:
+        assert sequence.row is not None
+        if sequence.wanted == "scores":
+            result = sequence.row.scores[1 : len(sequence.ids)].tolist()
+        else:
+            result = torch.nn.functional.normalize(sequence.vector_sum, dim=0).tolist()
+        self.scheduler.finish(sequence)
+        sequence.send("result", result)
