@@ -105,6 +105,16 @@ def test_equal_requests_in_an_equal_order_give_equal_bits(tiny: Tiny) -> None:
     assert found[0] == found[1]
 
 
+def test_what_was_asked_before_leaves_no_trace_in_the_bits(tiny: Tiny) -> None:
+    decoder = load_decoder(tiny("llama"), torch.float32)
+    asked = [request(ids_of(5 + n % 3, n), 6, top_logprobs=0) for n in range(ROWS)]
+    new, used = NativeLiveEngine(decoder), NativeLiveEngine(decoder)
+    earlier = [request(ids_of(9, n), 3 + n % 7) for n in range(ROWS + 5)]  # rows end in any order
+    asyncio.run(answers(used, earlier))
+    used.renew()
+    assert asyncio.run(answers(used, asked)) == asyncio.run(answers(new, asked))
+
+
 def test_what_ended_an_answer_is_told_with_its_log_probability(tiny: Tiny) -> None:
     decoder = load_decoder(tiny("llama"), torch.float64)
     prompt = ids_of(8)

@@ -138,6 +138,12 @@ class KVCache:
             if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
                 self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
+    def clear(self) -> None:
+        """Forget every row, and when it was used: as new, whatever came before."""
+        for row in self.rows:
+            self.forget(row)
+            row.used_at = 0
+
     def _longest_prefix(self, ids: Sequence[int], reuse: Reuse) -> tuple[Row | None, int]:
         best, length = None, 0
         for row in self.rows if reuse != "nothing" else ():

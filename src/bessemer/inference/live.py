@@ -105,8 +105,7 @@ class NativeLiveEngine:
         self._stepper.scheduler.drop_cancelled()
         if not self._stepper.idle:
             raise Conflict("the weights moved while requests were under way")
-        for row in self._cache.rows:
-            self._cache.forget(row)
+        self._cache.clear()
         self.version += 1
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
