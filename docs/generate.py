@@ -42,6 +42,13 @@ MEANING = {
     "temperature": "default 1; 0 takes the likeliest token each time",
     "top_p": "default 1",
     "top_k": "**extension**: sample from the `top_k` likeliest tokens; 0, the default, from all",
+    "min_p": "**extension**: leave out tokens less than `min_p` as likely as the likeliest;"
+    " default 0",
+    "presence_penalty": "taken once from the score of each token that the answer has; default 0",
+    "frequency_penalty": "taken as often as the answer has the token; default 0",
+    "repetition_penalty": "**extension**: scores of tokens in prompt and answer are divided by it"
+    " (multiplied where negative); default 1",
+    "logit_bias": "token id, as a string, to what is added to its score; up to 1,024 of them",
     "max_tokens": "chat: default, what the prompt leaves of the context; completions: 16",
     "max_completion_tokens": "the same as `max_tokens`; not both",
     "n": "choices; with a seed, choice *i* uses seed + *i*",
@@ -73,8 +80,8 @@ DIFFERENCES = """\
   400 `unsupported_parameter`; an unknown one gives 400 `unknown_parameter`.
 - A prompt is never cut. If prompt and `max_tokens` do not fit the model, the answer is 400
   `context_length_exceeded` with all the numbers.
-- `top_k` is an extension. So is `state` of a model: `stopped` (the first request will load it),
-  `loading`, `ready` or `failed`.
+- `top_k`, `min_p` and `repetition_penalty` are extensions. So is `state` of a model: `stopped`
+  (the first request will load it), `loading`, `ready` or `failed`.
 - A request for a model that is loading waits for it, for up to a minute; then it gets 503
   `engine_loading`. A request whose engine dies gets 503 `engine_unavailable`, or that error as the
   last event of its stream; the engine is started again.
@@ -83,7 +90,7 @@ DIFFERENCES = """\
   `usage.prompt_tokens_details.cached_tokens` counts what the prefix cache saved.
 - When the client goes away, its request ends in the engine.
 - Not there: files, fine-tuning, evals, embeddings, responses, batches, images, audio, tools,
-  structured output, penalties, `logit_bias`."""
+  structured output."""
 
 
 def pages() -> dict[str, str]:

@@ -199,6 +199,17 @@ def test_what_cannot_change_the_answer_is_accepted(fields: dict[str, object]) ->
     assert chat(app_of(FakeResponder()), **fields).status == 200
 
 
+def test_sampling_parameters_reach_the_engine() -> None:
+    responder = FakeResponder()
+    fields = {
+        "presence_penalty": 0.5, "frequency_penalty": -2, "repetition_penalty": 1.2,
+        "min_p": 0.1, "top_k": 7, "top_p": 0.9, "temperature": 0.3, "seed": 4,
+    }  # fmt: skip
+    assert chat(app_of(responder), **fields, logit_bias={"256": -100, "7": 2.5}).status == 200
+    (asked,) = responder.requests
+    assert asked.sampling == Sampling(**fields, logit_bias={256: -100, 7: 2.5})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -208,9 +219,6 @@ def test_what_cannot_change_the_answer_is_accepted(fields: dict[str, object]) ->
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
         ("response_format", {"type": "json_object"}),
-        ("logit_bias", {"50256": -100}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -2),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("prediction", {"type": "content", "content": "x"}),
@@ -285,6 +293,10 @@ def test_messages_that_need_more_than_text_are_refused_by_place(
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"presence_penalty": 3}, "presence_penalty"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"word": 1}}, "logit_bias"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}},
          "stream_options.include_obfuscation"),
@@ -302,7 +314,7 @@ def test_wrong_values_are_refused_by_place(fields: dict[str, object], param: str
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"min_p": 0.1}, "min_p"),
+        ({"mirostat": 2}, "mirostat"),
         ({"best_of": 1}, "best_of"),
         ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood"),
         ({"stream": True, "stream_options": {"chunk": 1}}, "stream_options.chunk"),

@@ -96,7 +96,7 @@ def test_a_suffix_is_handed_on(suffix: str | None, asked: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("echo", True), ("best_of", 3), ("logit_bias", {"5": 1})],
+    [("echo", True), ("best_of", 3)],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, value: object) -> None:
     answer = complete(app_of(FakeResponder()), **{field: value})

@@ -225,3 +225,20 @@ async def test_vectors_have_unit_length_and_do_not_depend_on_company(tiny: Tiny)
     assert math.fsum(x * x for x in alone) == pytest.approx(1)
     assert several[0] == pytest.approx(alone, abs=1e-8)
     assert len(alone) == CONFIGS["llama"].hidden_size
+
+
+async def test_bias_and_penalties_shape_the_answer(tiny: Tiny) -> None:
+    prompt = ids_of(6)
+    async with engine_over(tiny("llama")) as engine:
+        plain = tokens_of(await collect(engine, request(prompt, 12)))
+        banned = dict.fromkeys(plain, -100.0)
+        biased = Sampling(temperature=0.0, logit_bias=banned)
+        other = tokens_of(await collect(engine, request(prompt, 12, sampling=biased)))
+        assert not set(other) & set(plain)
+        spread = Sampling(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
+        varied = tokens_of(await collect(engine, request(prompt, 40, sampling=spread)))
+        assert len(set(varied)) > len(set(tokens_of(await collect(engine, request(prompt, 40)))))
+        for id_ in (VOCABULARY, 10**9):
+            wrong = Sampling(logit_bias={id_: 1.0})
+            with pytest.raises(InvalidInput, match="logit_bias"):
+                await collect(engine, request(prompt, 4, sampling=wrong))

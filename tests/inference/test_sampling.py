@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bessemer.core.protocols import Sampling
-from bessemer.inference.sampling import draw, logprobs_of, uniform
+from bessemer.inference.sampling import adjusted, draw, logprobs_of, uniform
 
 DRAWS = 4000
 
@@ -84,3 +84,46 @@ def test_logprobs_are_of_the_models_own_scores() -> None:
     found = logprobs_of(logits_V, 7, top=5)
     assert found.logprob == pytest.approx(float(expected[7]))
     assert [i for i, _ in found.top] == expected.topk(5).indices.tolist()
+
+
+def test_min_p_keeps_what_is_not_far_below_the_likeliest() -> None:
+    logits_V = torch.tensor([0.6, 0.25, 0.1, 0.05]).log()
+    found = frequencies(logits_V, Sampling(min_p=0.3))
+    assert distance(found, torch.tensor([0.6, 0.25, 0, 0], dtype=torch.float64) / 0.85) < 0.03
+
+
+def test_a_draw_over_a_large_vocabulary_follows_the_softmax() -> None:
+    logits_V = logits_of(1000)  # several blocks and a part of one
+    expected = torch.softmax(logits_V.double(), -1)
+    parts = frequencies(logits_V, Sampling()).split(100), expected.split(100)
+    for found, wanted in zip(*parts, strict=True):
+        assert float(found.sum()) == pytest.approx(float(wanted.sum()), abs=0.03)
+
+
+@given(st.integers(0, 500), st.floats(0.05, 5))
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(seed: int, spread: float) -> None:
+    logits_V = logits_of(700, seed).double() * spread
+    edges_V = torch.softmax(logits_V, -1).cumsum(0)
+    token = draw(logits_V, Sampling(), seed, 3)
+    number = uniform(seed, 3)
+    assert (edges_V[token - 1] if token else 0) - 1e-9 <= number <= edges_V[token] + 1e-9
+
+
+def test_a_token_of_no_weight_is_never_drawn() -> None:
+    logits_V = torch.full((600,), -torch.inf)
+    logits_V[[3, 511]] = 0.0
+    assert {draw(logits_V, Sampling(), 1, i) for i in range(50)} == {3, 511}
+
+
+def test_penalties_count_the_answer_and_repetition_also_the_prompt() -> None:
+    logits_V = torch.tensor([2.0, -1.0, 0.5, 3.0])
+    said = adjusted(
+        logits_V, Sampling(presence_penalty=0.5, frequency_penalty=0.25), [3], [0, 0, 2]
+    )
+    assert said.tolist() == [2.0 - 0.5 - 0.5, -1.0, 0.5 - 0.5 - 0.25, 3.0]
+    said = adjusted(logits_V, Sampling(repetition_penalty=2.0), [1], [3, 3])
+    assert said.tolist() == [2.0, -2.0, 0.5, 1.5]
+    said = adjusted(logits_V, Sampling(logit_bias={1: 10.0, 3: -100.0}), [], [])
+    assert said.tolist() == [2.0, 9.0, 0.5, -97.0]
+    assert logits_V.tolist() == [2.0, -1.0, 0.5, 3.0]
+    assert adjusted(logits_V, Sampling(), [1], [2]) is logits_V

@@ -5,7 +5,7 @@ A fake of each (`tests/fakes.py`) makes the whole platform testable in seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -16,14 +16,27 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is drawn.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. With a `seed` the noise
-    depends only on the seed and the position in the answer.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 keep every token. With a `seed`
+    the noise depends only on the seed and the position in the answer. `logit_bias` is added to the
+    scores of token ids.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = {}
     seed: int | None = None
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether scores are changed before the draw."""
+        return bool(
+            self.presence_penalty or self.frequency_penalty or self.logit_bias
+        ) or self.repetition_penalty != 1  # fmt: skip
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,6 @@ from bessemer.core.protocols import ChatRequest, Message
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
 from bessemer.gateway.parameters import (
-    COMMON_NEUTRAL,
     NOTHING,
     Ask,
     Count,
@@ -80,7 +79,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
 
 
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
-    **COMMON_NEUTRAL,
     "tools": ([],),
     "tool_choice": ("none",),
     "functions": ([],),

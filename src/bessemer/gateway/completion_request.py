@@ -12,7 +12,6 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.parameters import (
-    COMMON_NEUTRAL,
     MAX_CHOICES,
     Ask,
     Parameters,
@@ -35,7 +34,6 @@ class CompletionBody(Parameters, kw_only=True, forbid_unknown_fields=True):
 
 
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
-    **COMMON_NEUTRAL,
     "echo": (False,),
     "best_of": (1,),
 }

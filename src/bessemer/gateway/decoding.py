@@ -12,7 +12,7 @@ from bessemer.gateway.failures import UnknownParameter
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
-_PLACE = re.compile(r" - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>.*?)`", re.DOTALL)
 
 

@@ -30,6 +30,8 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")]
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
 
@@ -40,12 +42,17 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The fields both requests have. `top_k` is an extension; null is the same as absent."""
+    """The fields both requests have; null is the same as absent.
+
+    `top_k`, `min_p` and `repetition_penalty` are extensions, spelled as other servers do.
+    """
 
     model: str
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     max_tokens: Count | None = None
     n: Choices | None = None
     seed: Seed | None = None
@@ -54,7 +61,7 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Raw = NOTHING
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] | None = None
     user: str | None = None
 
     def sampling(self, choice: int) -> Sampling:
@@ -66,6 +73,11 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             temperature=_or(self.temperature, 1.0),
             top_p=_or(self.top_p, 1.0),
             top_k=self.top_k or 0,
+            min_p=_or(self.min_p, 0.0),
+            presence_penalty=_or(self.presence_penalty, 0.0),
+            frequency_penalty=_or(self.frequency_penalty, 0.0),
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            logit_bias={int(id_): bias for id_, bias in (self.logit_bias or {}).items()},
             seed=seed,
         )
 
@@ -97,13 +109,6 @@ class Ask(NamedTuple):
     n: int
     stream: bool
     include_usage: bool
-
-
-COMMON_NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
 
 
 def refuse_unless_neutral(body: msgspec.Struct, neutral: Mapping[str, Sequence[Any]]) -> None:

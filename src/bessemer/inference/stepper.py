@@ -14,7 +14,7 @@ from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.protocols import FinishReason, TokenChunk
 from bessemer.inference.cache import KVCache
 from bessemer.inference.runner import Runner, ServedModel
-from bessemer.inference.sampling import draw, logprobs_of
+from bessemer.inference.sampling import adjusted, draw, logprobs_of
 from bessemer.inference.scheduler import Scheduler, Step
 from bessemer.inference.sequence import EngineSequence
 
@@ -38,6 +38,13 @@ class Stepper:
         try:
             if any(not 0 <= token < self._vocabulary for token in sequence.ids):
                 raise InvalidInput(f"a token id is outside the vocabulary of {self._vocabulary}")
+            bias = sequence.request.sampling.logit_bias if sequence.request else {}
+            if any(not 0 <= token < self._vocabulary for token in bias):
+                raise InvalidInput(
+                    f"logit_bias names token {max(bias)}; this model's ids are 0 to"
+                    f" {self._vocabulary - 1}",
+                    param="logit_bias",
+                )
             self.scheduler.add(sequence)
         except BessemerError as error:
             sequence.send("error", error)
@@ -72,7 +79,9 @@ class Stepper:
         """Draw one token, tell of it, and end the sequence if it was the last."""
         request = sequence.request
         assert request is not None and sequence.row is not None
-        token = draw(logits_V, request.sampling, sequence.seed, sequence.drawn)
+        answer_ids = sequence.ids[sequence.prompt_tokens :]
+        scores_V = adjusted(logits_V, request.sampling, request.prompt_ids, answer_ids)
+        token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
         sequence.drawn += 1
         stopped = token in sequence.stop_ids
         if not stopped and sequence.drawn < request.max_tokens:
