@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from bessemer.core import sandbox
 from bessemer.core.home import Home
 
 GB = 1e9
@@ -49,6 +50,7 @@ class Machine:
     accelerator: str | None
     chromium: str | None
     bubblewrap: str | None
+    sandbox_fault: str | None
 
     def verdicts(self) -> list[Verdict]:
         """What will work, the first minutes first."""
@@ -60,6 +62,11 @@ class Machine:
             ),
             _space_verdict("the demo's disk", self.disk_free_bytes, DEMO_DISK_BYTES, "free"),
             _accelerator_verdict(self),
+            Verdict(
+                "run generated code",
+                self.sandbox_fault is None,
+                self.sandbox_fault or "in a bubblewrap sandbox, tried just now",
+            ),
         ]
 
 
@@ -83,6 +90,7 @@ def examine(home: Home, *, measure: bool = True) -> Machine:
         accelerator=_accelerator() if peak else None,
         chromium=_first_on_path("chromium", "chromium-browser", "google-chrome"),
         bubblewrap=_first_on_path("bwrap"),
+        sandbox_fault=sandbox.available(),
     )
 
 

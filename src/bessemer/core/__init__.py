@@ -21,5 +21,7 @@ __all__ = [
     "protocols",
     "recipes",
     "runs",
+    "sandbox",
     "tables",
+    "unit_tests",
 ]

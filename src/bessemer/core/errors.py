@@ -16,6 +16,7 @@ BessemerError
     UnsafeWeights              pickle, or a header that lies
   Busy                    429  full; try again after `retry_after_s`
   Missing                 501  a part of the platform is not installed here
+    SandboxUnavailable         generated code cannot be contained here, so it is not run
   EngineUnavailable       503
     EngineLoading
   RunFailed               500
@@ -122,6 +123,10 @@ class Busy(BessemerError):
 
 class Missing(BessemerError):
     status, code = 501, "not_installed"
+
+
+class SandboxUnavailable(Missing):
+    code = "sandbox_unavailable"
 
 
 class EngineUnavailable(BessemerError):
