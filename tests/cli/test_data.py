@@ -110,3 +110,14 @@ def test_preferences_are_recognized_by_their_lines(tmp_path: Path) -> None:
     assert say("data", "import", str(file), "--json").json["info"]["kind"] == "preferences"
     file.write_text(file.read_text() + json.dumps(chats(1)[0]) + "\n")
     assert refused(say("data", "import", str(file)), "line 10: is a chat, but line 1 is a prefer")
+
+
+def test_prompts_are_recognized_by_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    asked = [{"messages": [{"role": "user", "content": f"Is {n} a number?"}]} for n in range(9)]
+    file.write_text("".join(json.dumps({**one, "answer": "yes"}) + "\n" for one in asked))
+    assert say("data", "check", str(file)).out == "9 good prompts, 9 messages\n"
+    imported = say("data", "import", str(file), "--json").json["info"]
+    assert (imported["kind"], imported["prompts"]) == ("prompts", 9)
+    file.write_text(file.read_text() + json.dumps(chats(1)[0]) + "\n")
+    assert refused(say("data", "import", str(file)), "line 10: is a chat, but line 1 is a prompt")

@@ -41,9 +41,9 @@ def build(dataset: str, as_json: bool) -> None:
 @click.option("--licence", help="SPDX expression of the data's licence.")
 @json_option
 def import_(file: Path, name: str | None, licence: str | None, as_json: bool) -> None:
-    """Check and import chats or preferences in OpenAI's fine-tuning formats, one object a line.
+    """Check and import chats, preferences or prompts in OpenAI's formats, one object a line.
 
-    Which of them it is shows in the lines. Duplicates are removed, and the rest is split into
+    Which of them it is shows in the first line. Duplicates are removed, and the rest is split into
     train, validation and test by hash.
     """
     from bessemer.app.datasets import import_file
@@ -60,7 +60,10 @@ def import_(file: Path, name: str | None, licence: str | None, as_json: bool) ->
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def check(file: Path, as_json: bool) -> int:
-    """Say every line of chats or preferences that is wrong, and why; exit status 1 if any is."""
+    """Say every line that is wrong, and why; exit status 1 if any is.
+
+    FILE has chats, preferences or prompts, as for `bessemer data import`.
+    """
     from bessemer.app.datasets import check_file
 
     report = check_file(file)
@@ -74,9 +77,9 @@ def check(file: Path, as_json: bool) -> int:
             click.echo(str(fault))
         if report.more_faults:
             click.echo(f"and {report.more_faults:,} more")
+        answers = f", {report.answers:,} answers to learn from" if report.answers else ""
         click.echo(
-            f"{report.examples:,} good {report.shape.name}, {report.messages:,} messages,"
-            f" {report.answers:,} answers to learn from"
+            f"{report.examples:,} good {report.shape.name}, {report.messages:,} messages{answers}"
         )
     return 1 if report.faults else 0
 

@@ -15,6 +15,7 @@ __all__ = [
     "order",
     "packing",
     "preferences",
+    "prompts",
     "python_docs",
     "python_docs_preferences",
     "shard_manifest",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bessemer.core.errors import DataError
 from bessemer.data.jsonl import Line, read_lines
-from bessemer.data.shapes import CHATS, Example, Shape, shape_of
+from bessemer.data.shapes import CHATS, PROMPTS, Example, Shape, shape_of
 
 MOST_FAULTS = 20
 
@@ -105,17 +105,20 @@ def checked_lines(path: Path, shape: Shape[Example]) -> Iterator[dict[str, Any]]
 def _faults(line: Line, shape: Shape[Example], first: int | None) -> list[str]:
     if line.fault is not None:
         return [line.fault]
+    faults = shape.faults_of(line.value)
     found = shape_of(line.value)
-    if found is not None and found is not shape and first is not None:
+    # Among chats, a line that could be a prompt is rather a chat whose answer was forgotten.
+    is_other = found not in (None, shape) and (shape, found) != (CHATS, PROMPTS)
+    if faults and found and is_other and first is not None:
         return [
             f"is a {found.one}, but line {first} is a {shape.one}; a file holds one kind of lines"
         ]
-    return shape.faults_of(line.value)
+    return faults
 
 
 def _empty(path: Path) -> DataError:
     return DataError(
         f"{path.name} holds no chats",
         next_step='write one {"messages": [...]} object a line, with an assistant message in each,'
-        " or one preference a line",
+        " or one preference or prompt a line",
     )

@@ -23,7 +23,8 @@ from bessemer.data.checking import checked_lines
 from bessemer.data.corpus import SPLITS, Split
 from bessemer.data.jsonl import read_lines
 from bessemer.data.preferences import Preference
-from bessemer.data.shapes import CHATS, PREFERENCES, Example, Shape
+from bessemer.data.prompts import Prompt
+from bessemer.data.shapes import CHATS, PREFERENCES, PROMPTS, Example, Shape
 
 FORMAT = 1
 E = TypeVar("E", bound=Example)
@@ -74,9 +75,13 @@ class Dataset:
         """The pairs of a split, one in memory at a time; raises as `iterate` does."""
         return self._examples(name, PREFERENCES)
 
+    def prompts(self, name: Split) -> Iterator[Prompt]:
+        """The prompts of a split, one in memory at a time; raises as `iterate` does."""
+        return self._examples(name, PROMPTS)
+
     @property
     def kind(self) -> str:
-        """What its lines are: "chats" or "preferences"."""
+        """What its lines are: "chats", "preferences" or "prompts"."""
         return str(self.info.get("kind", CHATS.name))
 
     def documents(self) -> list[dict[str, Any]]:

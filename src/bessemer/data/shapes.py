@@ -1,4 +1,4 @@
-"""What the lines of a dataset may look like: chats, or preferences. A dataset holds one shape.
+"""What the lines of a dataset may look like: chats, preferences or prompts; one shape in each.
 
 `dataset.json` names it as its `kind`; where it names none, the dataset holds chats.
 """
@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from bessemer.data.chat_rules import faults_of
 from bessemer.data.chats import Chat, Counts, chat_of
 from bessemer.data.preferences import OUTPUTS, Preference, preference_faults, preference_of
+from bessemer.data.prompts import Prompt, is_prompt, prompt_faults, prompt_of
 
 
 class Example(Protocol):
@@ -45,7 +46,7 @@ class Shape(Generic[E_co]):
         name: the `kind` in dataset.json.
         one: what one line is called.
         source: what a file of such lines is called.
-        keys: a line that has one of these has this shape.
+        keys: a line that has one of these may have this shape.
         faults_of: what is wrong with a parsed line, in words.
         parse: a good line, and its `kind` and `symbol`, as an example.
     """
@@ -69,10 +70,21 @@ PREFERENCES: Shape[Preference] = Shape(
     preference_faults,
     preference_of,
 )
+PROMPTS: Shape[Prompt] = Shape(
+    "prompts",
+    "prompt",
+    "OpenAI reinforcement fine-tuning lines",
+    frozenset({"messages"}),
+    prompt_faults,
+    prompt_of,
+)
 SHAPES: tuple[Shape[Example], ...] = (CHATS, PREFERENCES)
 
 
 def shape_of(line: Any) -> Shape[Example] | None:
-    """The shape of a parsed line by its keys; None where they do not tell."""
-    keys = line.keys() if isinstance(line, dict) else set()
-    return next((shape for shape in SHAPES if keys & shape.keys), None)
+    """The shape of a parsed line, by its keys and last message; None where they do not tell."""
+    if not isinstance(line, dict):
+        return None
+    if is_prompt(line):
+        return PROMPTS
+    return next((shape for shape in SHAPES if line.keys() & shape.keys), None)
