@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from bessemer.core.errors import Busy, ContextLengthExceeded, EngineUnavailable, InvalidInput
+from bessemer.core.errors import (
+    Busy,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidInput,
+)
 from bessemer.core.protocols import GenerateRequest, Sampling, TokenChunk
 from bessemer.inference.engine import NativeEngine
 from bessemer.models.attention import PackedAttention, positions
@@ -242,3 +248,55 @@ async def test_bias_and_penalties_shape_the_answer(tiny: Tiny) -> None:
             wrong = Sampling(logit_bias={id_: 1.0})
             with pytest.raises(InvalidInput, match="logit_bias"):
                 await collect(engine, request(prompt, 4, sampling=wrong))
+
+
+async def test_an_answer_that_lost_its_place_is_the_same_in_the_end(tiny: Tiny) -> None:
+    folder = tiny("llama")
+    asked = [request(ids_of(20, n), 60, sampling=Sampling(seed=n)) for n in range(4)]
+    async with engine_over(folder) as roomy:
+        expected = [tokens_of(await collect(roomy, each)) for each in asked]
+    # 96 tokens is the least budget there is: two answers of 80 do not fit side by side.
+    async with engine_over(folder, kv_bytes=1) as tight:
+        answers = await asyncio.gather(*(collect(tight, each) for each in asked))
+        assert [tokens_of(chunks) for chunks in answers] == expected
+        counters = tight.counters
+        assert (counters.requests, counters.completion_tokens) == (4, 240)
+        assert counters.computed_tokens >= 4 * 79
+        last = answers[0][-1]
+        assert (last.prompt_tokens, last.completion_tokens) == (20, 60)
+
+
+async def test_preemption_happens_and_changes_no_token(tiny: Tiny) -> None:
+    folder = tiny("llama")
+    asked = [request(ids_of(3, n), 90, sampling=Sampling(seed=n)) for n in range(4)]
+    async with engine_over(folder) as roomy:
+        expected = [tokens_of(await collect(roomy, each)) for each in asked]
+    bytes_per_token = 2 * 2 * 2 * 8 * 8  # layers, keys and values, heads, head size, float64
+    async with engine_over(folder, kv_bytes=300 * bytes_per_token) as tight:
+        answers = await asyncio.gather(*(collect(tight, each) for each in asked))
+        assert [tokens_of(chunks) for chunks in answers] == expected
+        assert tight.counters.preemptions >= 1
+
+
+async def test_a_request_whose_time_has_passed_ends_with_the_numbers(tiny: Tiny) -> None:
+    async with engine_over(tiny("llama"), max_running=1) as engine:
+        first = asyncio.create_task(collect(engine, request(ids_of(4), 90)))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded, match=r"1e-06 s were given .* 0 tokens"):
+            await collect(engine, request(ids_of(5), 4, deadline_s=1e-6))
+        assert len(tokens_of(await first)) == 90
+        assert engine.counters.expired == 1
+
+
+async def test_a_client_with_one_request_is_not_held_up_by_one_with_many(tiny: Tiny) -> None:
+    async with engine_over(tiny("llama"), max_running=2) as engine:
+        ended: list[str] = []
+
+        async def one(client: str, number: int) -> None:
+            await collect(engine, request(ids_of(6, number), 20, client=client))
+            ended.append(client)
+
+        many = [asyncio.create_task(one("many", n)) for n in range(12)]
+        await asyncio.sleep(0)
+        await asyncio.gather(one("single", 99), *many)
+        assert ended.index("single") < 5

@@ -15,6 +15,7 @@ BessemerError
   IntegrityError          422  bytes are not the bytes that were named
     UnsafeWeights              pickle, or a header that lies
   Busy                    429  full; try again after `retry_after_s`
+  DeadlineExceeded        504  the request's own time has passed
   Missing                 501  a part of the platform is not installed here
     SandboxUnavailable         generated code cannot be contained here, so it is not run
   EngineUnavailable       503
@@ -119,6 +120,10 @@ class Busy(BessemerError):
     def __init__(self, message: str, *, retry_after_s: float, **more: Any) -> None:
         super().__init__(message, **more)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(BessemerError):
+    status, code = 504, "deadline_exceeded"
 
 
 class Missing(BessemerError):

@@ -43,7 +43,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Token ids in. `top_logprobs` None asks for no log-probabilities, 0 for the chosen one's.
 
     `stop_ids` end the answer without being part of it. Stop *strings* are the responder's work,
-    because only text knows them.
+    because only text knows them. `client` says in whose line it waits: the engine serves clients
+    evenly. After `deadline_s` seconds, waiting included, it ends with DeadlineExceeded.
     """
 
     request_id: str
@@ -52,6 +53,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop_ids: Sequence[int] = ()
     top_logprobs: int | None = None
+    client: str = ""
+    deadline_s: float | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -100,6 +103,7 @@ class Engine(Protocol):
         Raises:
             ContextLengthExceeded: prompt and `max_tokens` do not fit; both numbers are named.
             Busy: the queue is full.
+            DeadlineExceeded: the request's time has passed.
             EngineUnavailable: the engine died or is loading.
         """
         ...

@@ -23,6 +23,7 @@ from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.prepared import PreparedDecoder
+from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
 from bessemer.inference.stepper import Stepper
 from bessemer.models.folder import load_decoder
@@ -106,6 +107,11 @@ class NativeEngine:
         """Whether a step broke; the engine then refuses everything."""
         return self._fault is not None
 
+    @property
+    def counters(self) -> Counters:
+        """What was done since the start; read while the engine works, so never of one moment."""
+        return self._stepper.scheduler.counters
+
     def info_now(self) -> EngineInfo:
         scheduler = self._stepper.scheduler
         return EngineInfo(
@@ -184,8 +190,8 @@ class NativeEngine:
     def _work(self) -> None:
         try:
             while self._take_messages():
-                if self._stepper.step():
-                    self._after_step()
+                self._stepper.step()
+                self._after_step()
         except BaseException as fault:  # a broken step must not leave anybody waiting forever
             self._fault = fault
             raise

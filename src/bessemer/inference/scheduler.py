@@ -1,17 +1,20 @@
 """Who computes what in the next step: continuous batching with chunked prefill.
 
 Every running sequence decodes one token a step; what is left of the step's token budget goes to
-prefill, in order of arrival, so that a long prompt delays nobody's next token by more than one
-chunk.
+prefill, so that a long prompt delays nobody's next token by more than one chunk. Who waits is let
+in by `fair_queue`, as long as memory lasts. Where answers outgrow it, the sequence that came last
+gives its place up and is computed again later (preemption by recompute; Kwon et al., 2023).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from bessemer.core.errors import Busy, ContextLengthExceeded, InvalidInput
+from bessemer.core.errors import Busy, ContextLengthExceeded, DeadlineExceeded, InvalidInput
 from bessemer.inference.cache import KVCache
+from bessemer.inference.fair_queue import FairQueue
 from bessemer.inference.sequence import EngineSequence
 
 
@@ -31,6 +34,21 @@ class Step(NamedTuple):
         return len(self.decodes) + sum(share.tokens for share in self.chunks)
 
 
+@dataclass
+class Counters:
+    """What the engine has done since it started; all only grow."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    expired: int = 0
+    queued_s: float = 0.0
+
+
 class Scheduler:
     """Queues and rows. Not thread-safe: it belongs to the engine's thread.
 
@@ -43,8 +61,9 @@ class Scheduler:
         self.cache = cache
         self.max_waiting = max_waiting
         self.chunk_tokens = chunk_tokens
-        self.waiting: deque[EngineSequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[EngineSequence] = []
+        self.counters = Counters()
         self.tokens_per_s = 500.0  # measured as it goes
 
     def add(self, sequence: EngineSequence) -> None:
@@ -61,11 +80,15 @@ class Scheduler:
                 f"{len(self.running)} requests run and {len(self.waiting)} wait: the queue is full",
                 retry_after_s=self.wait_s(),
             )
-        self.waiting.append(sequence)
+        self.waiting.push(sequence)
+        self.counters.requests += 1
+        self.counters.prompt_tokens += sequence.prompt_tokens
 
     def next_step(self) -> Step | None:
         """The next step's work, or None if there is nothing to do."""
         self.drop_cancelled()
+        self._drop_expired()
+        self._preempt()
         decodes = sorted((s for s in self.running if s.decoding), key=_row_index)
         budget = self.chunk_tokens - len(decodes)
         chunks: list[Share] = []
@@ -74,19 +97,15 @@ class Scheduler:
                 count = min(sequence.todo, budget)
                 chunks.append(Share(sequence, count))
                 budget -= count
-        while budget > 0 and self.waiting and self._fits(self.waiting[0]):
-            sequence = self.waiting[0]
-            row = self.cache.acquire(sequence.ids, sequence.reuse)
-            if row is None:
-                break
-            self.waiting.popleft()
-            sequence.row = row
-            sequence.cached_tokens = row.computed
-            self.running.append(sequence)
-            count = min(sequence.todo, budget)
-            chunks.append(Share(sequence, count))
+        while budget > 0 and (admitted := self._admit()) is not None:
+            count = min(admitted.todo, budget)
+            chunks.append(Share(admitted, count))
             budget -= count
-        return Step(decodes, chunks) if decodes or chunks else None
+        if not decodes and not chunks:
+            return None
+        step = Step(decodes, chunks)
+        self._count(step)
+        return step
 
     def finish(self, sequence: EngineSequence) -> None:
         """Take it out of the running and free its row."""
@@ -99,7 +118,7 @@ class Scheduler:
         """Forget sequences that nobody waits for."""
         for sequence in [s for s in self.running if s.cancelled]:
             self.finish(sequence)
-        self.waiting = deque(s for s in self.waiting if not s.cancelled)
+        self.waiting.drop(lambda sequence: sequence.cancelled)
 
     def wait_s(self) -> float:
         """Seconds until the queue has likely moved, from its tokens and the measured speed."""
@@ -122,12 +141,67 @@ class Scheduler:
                 context_length=limit,
             )
 
+    def _admit(self) -> EngineSequence | None:
+        """Give the next one that waits a row, if there is one and memory has room."""
+        sequence = self.waiting.first()
+        if sequence is None or not self._fits(sequence):
+            return None
+        row = self.cache.acquire(sequence.ids, sequence.reuse)
+        if row is None:
+            return None
+        self.waiting.pop()
+        sequence.row = row
+        if sequence.admitted_at is None:
+            sequence.admitted_at = time.monotonic()
+            sequence.cached_tokens = row.computed
+            self.counters.cached_tokens += row.computed
+            self.counters.queued_s += sequence.admitted_at - sequence.arrived_at
+        self.running.append(sequence)
+        return sequence
+
+    def _preempt(self) -> None:
+        """Make room for the next token of everybody by sending back who came last."""
+        while len(self.running) > 1:
+            growing = sum(1 for sequence in self.running if sequence.decoding)
+            if self.cache.busy_tokens + growing <= self.cache.budget_tokens:
+                return
+            latest = next((s for s in reversed(self.running) if s.wanted == "tokens"), None)
+            if latest is None:
+                return
+            self.finish(latest)
+            self.waiting.push_front(latest)
+            self.counters.preemptions += 1
+
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        late = self.waiting.drop(lambda sequence: sequence.is_late(now))
+        running = [sequence for sequence in self.running if sequence.is_late(now)]
+        for sequence in running:
+            self.finish(sequence)
+        for sequence in (*late, *running):
+            self.counters.expired += 1
+            sequence.send("error", _expired(sequence, now))
+
+    def _count(self, step: Step) -> None:
+        self.counters.steps += 1
+        for sequence, tokens in (*((s, 1) for s in step.decodes), *step.chunks):
+            self.counters.computed_tokens += tokens
+            self.waiting.charge(sequence.client, tokens)
+
     def _fits(self, sequence: EngineSequence) -> bool:
         """Whether memory has room for the prompt and a first stretch of answer."""
         if not self.running:
             return True  # a single sequence always runs: rows are as long as the context
         need = len(sequence.ids) + (256 if sequence.wanted == "tokens" else 0)
         return self.cache.busy_tokens + need <= self.cache.budget_tokens
+
+
+def _expired(sequence: EngineSequence, now: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{sequence.deadline_s:g} s were given to this request; {now - sequence.arrived_at:.1f} s"
+        f" have passed, and {sequence.drawn} tokens were drawn",
+        next_step="give it more time, or ask for fewer tokens",
+    )
 
 
 def _row_index(sequence: EngineSequence) -> int:

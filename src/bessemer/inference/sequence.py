@@ -33,7 +33,10 @@ class EngineSequence:
     cancelled: bool = False
     finish_reason: FinishReason | None = None
     vector_sum: Any = None
+    client: str = ""
+    deadline_s: float | None = None
     arrived_at: float = field(default_factory=time.monotonic)
+    admitted_at: float | None = None
 
     @classmethod
     def for_tokens(cls, request: GenerateRequest, send: Send) -> EngineSequence:
@@ -46,12 +49,18 @@ class EngineSequence:
             prompt_tokens=len(request.prompt_ids),
             seed=secrets.randbits(63) if seed is None else seed,
             stop_ids=frozenset(request.stop_ids),
+            client=request.client,
+            deadline_s=request.deadline_s,
         )
 
     @classmethod
     def for_whole(cls, ids: Sequence[int], wanted: Wanted, send: Send) -> EngineSequence:
         """A sequence that is only read: to be scored, or made a vector."""
         return cls(ids=list(ids), wanted=wanted, send=send, prompt_tokens=len(ids))
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed; `now` is of the monotonic clock."""
+        return self.deadline_s is not None and now - self.arrived_at > self.deadline_s
 
     @property
     def todo(self) -> int:

@@ -83,6 +83,7 @@ class Stepper:
         scores_V = adjusted(logits_V, request.sampling, request.prompt_ids, answer_ids)
         token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
         sequence.drawn += 1
+        self.scheduler.counters.completion_tokens += 1
         stopped = token in sequence.stop_ids
         if not stopped and sequence.drawn < request.max_tokens:
             sequence.ids.append(token)
