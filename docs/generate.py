@@ -23,7 +23,7 @@ from bessemer.app.keys import DEFAULT_SCOPES
 from bessemer.cli.main import VERBS, bessemer
 from bessemer.core import errors
 from bessemer.core.errors import BessemerError
-from bessemer.core.recipes import Frozen, explain, load
+from bessemer.core.recipes import Frozen, explain, load, sections_of
 from bessemer.evals.recipe import EvalRecipe
 from bessemer.gateway import chat_request, completion_request, failures, parameters
 from bessemer.gateway.exchange import MAX_BODY_BYTES
@@ -210,33 +210,36 @@ def _help(words: Sequence[str], command: click.Command) -> str:
 
 def _recipe_tables(kind: type[Frozen]) -> Iterator[str]:
     yield _table(("key", "value", "default", "what it is"), list(_rows(kind, "", {})))
+    yield from _section_tables(kind, "")
+
+
+def _section_tables(kind: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
     for name, field in kind.model_fields.items():
-        section = _section(field.annotation)
-        if section is not None:
+        for section in sections_of(field.annotation):
             defaults = field.default.model_dump() if isinstance(field.default, Frozen) else {}
-            yield f"### [{name}]"
+            yield f"### [{prefix}{name}]{_tag(section)}"
             yield _table(
                 ("key", "value", "default", "what it is"),
-                list(_rows(section, f"{name}.", defaults)),
+                list(_rows(section, f"{prefix}{name}.", defaults)),
             )
+            yield from _section_tables(section, f"{prefix}{name}.")
+
+
+def _tag(section: type[pydantic.BaseModel]) -> str:
+    """The one value that makes a table this kind of section."""
+    choices = typing.get_args(getattr(section.model_fields.get("kind"), "annotation", None))
+    return f' with kind = "{choices[0]}"' if len(choices) == 1 else ""
 
 
 def _rows(
     kind: type[pydantic.BaseModel], prefix: str, defaults: dict[str, Any]
 ) -> Iterator[tuple[str, ...]]:
     for name, field in kind.model_fields.items():
-        if _section(field.annotation) is not None:
+        if sections_of(field.annotation):
             continue
         default = "required" if field.is_required() else _value(defaults.get(name, field.default))
         kind_of_value = _kind(field.annotation, field.metadata)
         yield f"`{prefix}{name}`", kind_of_value, default, field.description or ""
-
-
-def _section(annotation: Any) -> type[pydantic.BaseModel] | None:
-    for part in (annotation, *typing.get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, pydantic.BaseModel):
-            return part
-    return None
 
 
 def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:

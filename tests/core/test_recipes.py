@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -182,3 +182,37 @@ def test_tables_are_explained_overridden_and_written_one_by_one() -> None:
         loads(ALLOY, Alloy, ["ingredients.2.share=1"])
     with pytest.raises(RecipeError, match=r"did you mean 'ingredients\.share'"):
         loads(ALLOY, Alloy, ["ingredients.1.shar=1"])
+
+
+class Sweet(Frozen):
+    kind: Literal["sweet"] = Field(description="what it tastes of")
+    sugar: int = Field(default=1, description="spoons")
+
+
+class Sour(Frozen):
+    kind: Literal["sour"] = Field(description="what it tastes of")
+    lemons: int = Field(description="halves of them")
+
+
+class Drink(Frozen):
+    tastes: tuple[Annotated[Sweet | Sour, Field(discriminator="kind")], ...] = Field(
+        default=(), description="in the order of pouring"
+    )
+
+
+def test_tables_of_several_kinds_are_read_explained_and_written() -> None:
+    text = '[[tastes]]\nkind = "sour"\nlemons = 2\n[[tastes]]\nkind = "sweet"\n'
+    loaded = loads(text, Drink, ["tastes.1.sugar=3"])
+    assert loaded.recipe.tastes == (Sour(kind="sour", lemons=2), Sweet(kind="sweet", sugar=3))
+    assert {line.key: line.why for line in explain(loaded)} == {
+        "tastes.0.kind": "what it tastes of",
+        "tastes.0.lemons": "halves of them",
+        "tastes.1.kind": "what it tastes of",
+        "tastes.1.sugar": "spoons",
+    }
+    assert loads(dumps(loaded.recipe), Drink).recipe == loaded.recipe
+    assert known_keys(Drink) == ["tastes.kind", "tastes.sugar", "tastes.lemons"]
+    with pytest.raises(RecipeError, match=r"lemons: there is no such key"):
+        loads('[[tastes]]\nkind = "sweet"\nlemons = 2\n', Drink)
+    with pytest.raises(RecipeError, match="'sweet', 'sour'"):
+        loads('[[tastes]]\nkind = "bitter"\n', Drink)

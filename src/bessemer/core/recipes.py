@@ -11,7 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import pydantic
 import tomli_w
@@ -103,7 +103,7 @@ def explain(loaded: Loaded[Any]) -> list[Line]:
 
 def known_keys(kind: type[Frozen]) -> list[str]:
     """Every dotted key a recipe of this kind may have."""
-    return [key for key, _ in _descriptions(kind)]
+    return list(dict.fromkeys(key for key, _ in _descriptions(kind)))
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
@@ -185,21 +185,18 @@ def _descriptions(
     kind: type[pydantic.BaseModel], prefix: str = "", *, sections: bool = False
 ) -> Iterable[tuple[str, str]]:
     for name, field in kind.model_fields.items():
-        section = _section(field.annotation)
-        if section is not None:
-            if sections:
-                yield f"{prefix}{name}", field.description or ""
-            yield from _descriptions(section, f"{prefix}{name}.", sections=sections)
-        else:
+        inner = sections_of(field.annotation)
+        if sections or not inner:
             yield f"{prefix}{name}", field.description or ""
+        for section in inner:
+            yield from _descriptions(section, f"{prefix}{name}.", sections=sections)
 
 
-def _section(annotation: Any) -> type[pydantic.BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
-            return candidate
-    return None
+def sections_of(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    """The sections that a field may hold: none for a value, several where a table has kinds."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections_of(part)]
 
 
 def _without_none(value: Any) -> Any:
