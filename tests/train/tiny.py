@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
+from bessemer.data.dataset import Row, write_dataset
+from bessemer.data.prompts import Prompt
+from bessemer.data.shapes import PROMPTS
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import save_decoder
@@ -83,12 +87,17 @@ evaluation.sample_tokens = 6
 """
 
 
-def make_run(folder: Path, *overrides: str, recipe: str = RECIPE) -> RunFolder:
+def make_run(
+    folder: Path,
+    *overrides: str,
+    recipe: str = RECIPE,
+    furnish: Callable[[Path], Path] = make_dataset,
+) -> RunFolder:
     """A run beside its model and dataset, which are made if they are not there."""
     model, dataset = folder.parent / "model", folder.parent / "dataset"
     if not model.exists():
         make_model(model)
-        make_dataset(dataset)
+        furnish(dataset)
     resolved = loads(recipe, TrainRecipe, overrides).recipe
     plan = {
         "kind": "train",
@@ -99,3 +108,14 @@ def make_run(folder: Path, *overrides: str, recipe: str = RECIPE) -> RunFolder:
         "models": {},
     }
     return RunFolder.create(folder, dumps(resolved), plan)
+
+
+def make_prompts(folder: Path, train: int = 48, validation: int = 6) -> Path:
+    """The questions of `make_dataset`, with the color for whoever judges."""
+    rows = []
+    for number in range(train + validation):
+        question, answer = questions(number + 1)[-1]["messages"]
+        prompt = Prompt([question], {"answer": answer["content"]})
+        rows.append(Row("train" if number < train else "validation", prompt, "d"))
+    write_dataset(folder, rows, [{"id": "d"}], {"name": "colors"}, PROMPTS)
+    return folder

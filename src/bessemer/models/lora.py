@@ -11,7 +11,8 @@ exactly the base model. Folders are `adapter`'s work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -201,6 +202,19 @@ def add_lora_layer(
 def lora_layers(network: nn.Module) -> dict[str, LoraLinear]:
     """Every layer that has a difference, by name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, LoraLinear)}
+
+
+@contextmanager
+def without_difference(layers: Mapping[str, LoraLinear]) -> Iterator[None]:
+    """Within the `with`, the layers compute what their base does."""
+    scales = {name: layer.scale for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.scale = 0.0
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.scale = scales[name]
 
 
 @torch.no_grad()

@@ -11,7 +11,14 @@ from torch import nn
 
 from bessemer.data.interleaving import Interleaving
 from bessemer.train.gradient import Part
-from bessemer.train.objectives import distillation, language, preference, reptile, reward_model
+from bessemer.train.objectives import (
+    distillation,
+    grpo,
+    language,
+    preference,
+    reptile,
+    reward_model,
+)
 from bessemer.train.recipe import Objective, TrainRecipe
 from bessemer.train.task import Setting, Task
 
@@ -98,6 +105,7 @@ OBJECTIVES: Mapping[Objective, Callable[[Setting, nn.Module], Task]] = {
     "pretrain": language.open_pretrain,
     "sft": language.open_sft,
     "dpo": preference.open_dpo,
+    "grpo": grpo.open_grpo,
     "reward": reward_model.open_reward,
     "distill": distillation.open_distill,
     "reptile": reptile.open_reptile,

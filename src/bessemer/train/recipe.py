@@ -21,6 +21,7 @@ from bessemer.train.sections import (
     DistillSection,
     DpoSection,
     EvaluationSection,
+    GrpoSection,
     GuardSection,
     LoraSection,
     MixturePart,
@@ -45,8 +46,8 @@ class TrainRecipe(Frozen):
 
     objective: Objective = Field(
         description="pretrain: next token; sft: the answers of chats; dpo: preferred answers;"
-        " reward: a model of preferences; distill: a teacher; reptile: to learn quickly;"
-        " mixture: several of these"
+        " grpo: answers that earn more; reward: a model of preferences; distill: a teacher;"
+        " reptile: to learn quickly; mixture: several of these"
     )
     minutes: Above = Field(
         description="time for the optimizer's steps; reading data and validating come on top"
@@ -77,6 +78,7 @@ class TrainRecipe(Frozen):
     pretrain: PretrainSection = PretrainSection()
     sft: SftSection = SftSection()
     dpo: DpoSection = DpoSection()
+    grpo: GrpoSection | None = Field(default=None, description="needed for grpo")
     reward: RewardSection = RewardSection()
     distill: DistillSection | None = Field(default=None, description="needed to distill")
     reptile: ReptileSection = ReptileSection()
@@ -119,8 +121,11 @@ class TrainRecipe(Frozen):
 
     @property
     def other_model_names(self) -> list[str]:
-        """Models besides the one that is trained: a teacher."""
-        return [self.distill.teacher] if self.distill and self._distills else []
+        """Models besides the one that is trained: a teacher, models that give rewards."""
+        names = [self.distill.teacher] if self.distill and self._distills else []
+        if self.objective == "grpo" and self.grpo:
+            names += [part.model for part in self.grpo.rewards if part.kind == "model"]
+        return list(dict.fromkeys(names))
 
     @property
     def dataset(self) -> DataSection:
@@ -165,6 +170,11 @@ def _about_data(recipe: TrainRecipe) -> str | None:
 def _about_parts(recipe: TrainRecipe) -> str | None:
     if recipe._distills and recipe.distill is None:
         return "distill needs a teacher: set distill.teacher"
+    if recipe.objective == "grpo":
+        if recipe.grpo is None:
+            return "grpo needs something to judge answers by: add [[grpo.rewards]]"
+        if recipe.grpo.max_tokens >= recipe.batch.sequence_length:
+            return "an answer of grpo.max_tokens and its prompt must fit batch.sequence_length"
     if recipe.lora and recipe.lora.dropout and recipe.deterministic == "any-world-size":
         return "dropout draws in the order of the shards: set lora.dropout=0 with any-world-size"
     if recipe.objective == "reptile" and recipe.deterministic == "any-world-size":

@@ -15,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -32,7 +30,7 @@ from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import linear_logprobs
 from bessemer.train.pairs import PairMaterial, PairRows
 from bessemer.train.recipe import TrainRecipe
-from bessemer.train.task import Network, Setting, hidden_states
+from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 Table = NDArray[np.float64]
 
@@ -107,7 +105,7 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
     limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
     fewest = MEASURED_STEPS * recipe.batch.rows
     progress = _Progress(setting, judged, wanted, limit_s)
-    with _evaluating(network):
+    with evaluating(network):
         for first in range(0, judged, recipe.rows_at_once):
             part = range(first, min(first + recipe.rows_at_once, judged))
             _fill(reference.validation, network, material.validation, part)
@@ -137,17 +135,6 @@ def _unknown(rows: PairRows) -> Table:
 def _wanted_rows(recipe: TrainRecipe, rows: PairRows) -> int:
     most = rows.rows_per_epoch
     return most if recipe.steps is None else min(most, recipe.steps * recipe.batch.rows)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Without dropout."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 class _Progress:

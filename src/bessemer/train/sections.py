@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from bessemer.core.recipes import Frozen
 
 Objective = Literal[
-    "pretrain", "sft", "dpo", "reward", "distill", "reptile", "mixture"
+    "pretrain", "sft", "dpo", "grpo", "reward", "distill", "reptile", "mixture"
 ]  # fmt: skip
 Precision = Literal["bf16", "fp32"]
 Positive = Annotated[int, Field(ge=1)]
@@ -338,6 +338,42 @@ class LengthPart(WeightedReward):
 RewardPart = Annotated[
     ExactPart | FormatPart | CodePart | ModelPart | LengthPart, Field(discriminator="kind")
 ]
+
+
+class GrpoSection(Frozen):
+    """Group-relative policy optimization (Shao et al., 2024); `batch.rows` are prompts here."""
+
+    rewards: Annotated[tuple[RewardPart, ...], Field(min_length=1)] = Field(
+        description="what an answer is judged by; their weighted sum is its reward"
+    )
+    group: Annotated[int, Field(ge=2)] = Field(default=8, description="answers to each prompt")
+    max_tokens: Positive = Field(default=128, description="tokens of an answer, at most")
+    updates: Positive = Field(
+        default=1, description="optimizer steps on the same answers before new ones are sampled"
+    )
+    clip_low: Above = Field(
+        default=0.2, description="how far the ratio to the sampling weights may fall below 1"
+    )
+    clip_high: Above = Field(
+        default=0.28, description="how far it may rise above 1 (Yu et al., 2025: more than below)"
+    )
+    kl_weight: NotBelow = Field(
+        default=0.0, description="weight of KL(network, network before the first step); 0 is off"
+    )
+    scale: Literal["group", "none"] = Field(
+        default="group",
+        description="divide advantages by their group's standard deviation, or not (Dr. GRPO)",
+    )
+    average: Literal["token", "answer", "constant"] = Field(
+        default="token",
+        description="the loss is a mean over all tokens, over answers of means over their tokens,"
+        " or over answers of `max_tokens`",
+    )
+    mismatch_cap: Above | None = Field(
+        default=2.0,
+        description="most that a token counts more because the trainer finds it likelier than the"
+        " engine that sampled it did",
+    )
 
 
 class MixturePart(Frozen):

@@ -7,6 +7,7 @@ has several tasks, any other run has one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,3 +114,14 @@ def hidden_states(network: Network, batch: MicroBatch) -> Tensor:
     windows = network.config.layer_windows
     attend = BlockAttention(batch.lengths, network.head_weight.dtype, windows)
     return network(batch.ids_T, batch.positions_T, attend)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Without dropout."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
