@@ -162,7 +162,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_continues(tmp_path: Pa
     train(straight)
     torn = make_run(tmp_path / "torn", *overrides)
     train(torn)
-    newest = torn.checkpoints / "step-00000012" / "state.safetensors"
+    newest = torn.checkpoints / "step-00000012" / "state-00001-of-00001.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     train(torn)
     assert events(torn, "checkpoint_skipped")[0]["name"] == "step-00000012"

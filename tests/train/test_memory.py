@@ -14,9 +14,12 @@ from bessemer.core.errors import OutOfMemory
 from bessemer.core.recipes import loads
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
-from bessemer.train.memory import available_bytes, explained, refuse_if_too_large, state_bytes
+from bessemer.train.checkpoint import Snapshot
+from bessemer.train.guard import Guard
+from bessemer.train.memory import explained, refuse_if_too_large, snapshot_bytes, state_bytes
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.recipe import TrainRecipe
+from bessemer.train.resuming import Moving
 from bessemer.train.weights import TrainedWeights
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,16 +67,34 @@ def test_the_estimate_is_what_training_then_holds(dtype: torch.dtype, kind: str)
     assert held == estimate or (kind == "muon" and 0.75 * held < estimate < held)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_copy_for_checkpoints_is_counted(dtype: torch.dtype, kind: str) -> None:
+    network = decoder().init_weights(0).to(dtype)
+    asked = recipe(f"optimizer.kind={kind}")
+    weights = TrainedWeights(network)
+    optimizer = Optimizer(weights.masters, asked.optimizer)
+    moving = Moving(network, weights, optimizer, Guard(asked.guard))
+    tensors = {k: v for k, v in moving.tensors().items() if k != "rng" and "buffer." not in k}
+    held = sum(tensor.nbytes for tensor in Snapshot().stage(tensors).values())
+    estimate = snapshot_bytes(network, asked)
+    assert held == estimate or (kind == "muon" and 0.75 * held < estimate < held)
+
+
+def test_the_advice_needs_no_torch() -> None:
+    code = "import sys, bessemer.train.memory; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_what_cannot_fit_is_refused_with_both_numbers_and_a_change() -> None:
     huge = decoder(hidden=1 << 17, device="meta")
     with pytest.raises(
-        OutOfMemory, match=r"needs [\d.]+ GB for masters.*; [\d.]+ GB are free"
+        OutOfMemory, match=r"needs [\d.]+ GB: .* GB for the copy .*; [\d.]+ GB are free"
     ) as e:
         refuse_if_too_large(huge, recipe())
     assert "batch.rows_at_once=4" in str(e.value.next_step)
     assert "lora.rank=16" in str(e.value.next_step)
     refuse_if_too_large(decoder(), recipe())
-    assert 0 < available_bytes() < 1 << 50
 
 
 def test_a_shortage_is_explained_and_other_faults_pass() -> None:

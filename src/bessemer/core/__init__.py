@@ -16,6 +16,7 @@ __all__ = [
     "home",
     "ids",
     "interval",
+    "memory",
     "principal",
     "processes",
     "protocols",

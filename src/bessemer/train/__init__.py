@@ -1,6 +1,7 @@
 """Moves weights: one loop that can be read top to bottom, and the parts it is made of.
 
-Start at `loop.train`. The recipe (`recipe`) needs no torch; everything else does.
+Start at `loop.train`. The recipe (`recipe`) and `memory` need no torch; everything else
+does.
 """
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "loop",
     "loss",
     "material",
+    "memory",
     "pairs",
     "precision",
     "recipe",

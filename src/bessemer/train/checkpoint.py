@@ -1,49 +1,54 @@
-"""Checkpoints: whole or not there, checked when read, no pickle.
+"""Checkpoints: whole or not there, checked when read, written while training goes on.
 
-    checkpoints/step-00000120/state.safetensors   masters, optimizer state, random state
-                              state.json          step, rows seen, what data it was
-                              manifest.json       SHA-256 of both, written last
-
-A checkpoint is written into a folder with another name, brought to the disk, and renamed. The
-newest ones are kept, so a full disk or a power cut costs the time since the last one and no more.
+A checkpoint is the state after a step. `Checkpoints.save` copies it into buffers that are the same
+each time (one more copy of masters and moments, held from the first checkpoint on) and returns;
+a thread then writes the copy to the disk and renames it (`storage`). One is written at a time:
+when the next falls due before that, the loop waits. The newest ones are kept, so a full disk or a
+power cut costs the time since the last one and no more.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import time
+import warnings
+from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.staging import AsyncStager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from bessemer.core.digests import check_file
-from bessemer.core.errors import BessemerError
-from bessemer.core.runs import sync_folder
+from bessemer.core.errors import BessemerError, IntegrityError
+from bessemer.core.events import EventLog
+from bessemer.train.sections import CheckpointSection
 from bessemer.train.space import out_of_space, refuse_if_full
+from bessemer.train.storage import FACTS, MANIFEST, Opener, Writer
 
-KEEP = 2
-TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 NAME = re.compile(r"step-(\d{8})")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
-
-Buffer = bytes | memoryview
-Opener = Callable[[Path], BinaryIO]
+LONG_WAIT_S = 1.0
+# Said at each save and load of a process that trains alone, which is what it means to do.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class Checkpoint(NamedTuple):
-    """What a run needs to continue exactly."""
+    """One whose bytes are those of its manifest. `facts`: what is not a tensor."""
 
     step: int
-    tensors: dict[str, Tensor]
+    path: Path
     facts: dict[str, Any]
 
 
@@ -61,127 +66,188 @@ class Found(NamedTuple):
     skipped: list[Skipped]
 
 
-def save(
-    folder: Path,
-    checkpoint: Checkpoint,
-    *,
-    keep_last: int = KEEP,
-    keep_every: int | None = None,
-    open_file: Opener | None = None,
-) -> Path:
-    """Add a checkpoint to `folder` and drop those that the policy does not keep.
+class Snapshot(AsyncStager):
+    """Copies a state into buffers in main memory, the same ones each time."""
+
+    _synchronize_after_execute = False
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def stage(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        for name, tensor in state_dict.items():
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty_like(
+                    tensor, device="cpu", memory_format=torch.contiguous_format
+                )
+            self._buffers[name].copy_(tensor)
+        return dict(self._buffers)
+
+    def synchronize_staging(self) -> None:
+        """The copy is made when `stage` returns."""
+
+    def close(self) -> None:
+        self._buffers.clear()
+
+
+class Checkpoints:
+    """The checkpoints of a run while it trains; leaving the `with` waits for the last of them.
+
+    Writes the event `checkpoint` when one is committed: it can be resumed from, whatever happens.
 
     Args:
-        keep_last: how many of the newest are kept; `keep_every`: steps at whose multiples
-            checkpoints are kept for good.
-        open_file: opens each file for writing; a test's disk that fills up goes here.
-
-    Raises:
-        OutOfSpace: with the bytes needed and free. Earlier checkpoints are as they were.
+        group: processes that each hold a part of the state. It is used in a thread, so no other
+            collective may go through it.
+        open_file: see `storage.Writer`.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    _discard_leftovers(folder)
-    size_bytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    refuse_if_full(folder, size_bytes, "a checkpoint")
-    try:
-        temporary.mkdir()
-        _write(temporary, checkpoint, open_file or _open)
-        _replace(temporary, final)
-    except OSError as fault:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if fault.errno in FULL:
-            raise out_of_space(folder, size_bytes, "a checkpoint") from fault
-        raise
-    for step, old in _whole_names(folder)[keep_last:]:
-        if not keep_every or step % keep_every:
-            shutil.rmtree(old)
-    return final
+
+    def __init__(
+        self,
+        folder: Path,
+        log: EventLog,
+        policy: CheckpointSection,
+        *,
+        group: ProcessGroup | None = None,
+        open_file: Opener | None = None,
+    ) -> None:
+        self._folder, self._log, self._policy = folder, log, policy
+        self._group, self._open_file = group, open_file
+        self._snapshot = Snapshot()
+        self._writing: _Writing | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Take the state as it is now, and have it written.
+
+        Raises:
+            OutOfSpace: this one does not fit, with the bytes needed and free, or the one before
+                it did not. Committed ones are as they were.
+        """
+        self.wait()
+        begin_s = time.monotonic()
+        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        refuse_if_full(self._folder, size_bytes, "a checkpoint")
+
+        def committed() -> None:
+            taken_s = round(time.monotonic() - begin_s, 3)
+            self._log.write("checkpoint", step=step, size_bytes=size_bytes, seconds=taken_s)
+            self._drop_old()
+
+        final = self._folder / f"step-{step:08d}"
+        writer = Writer(final, facts, committed, self._open_file)
+        result = async_save(
+            dict(tensors),
+            storage_writer=writer,
+            async_stager=self._snapshot,
+            process_group=self._group,
+        )
+        assert isinstance(result, futures.Future)
+        self._writing = _Writing(step, size_bytes, writer, result)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written now."""
+        return self._writing is not None and not self._writing.result.done()
+
+    def check(self) -> None:
+        """Raise what went wrong with the last one, if it is over; does not wait."""
+        if not self.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more.
+
+        Raises:
+            OutOfSpace: it did not fit, with the bytes needed and free.
+            OSError: another fault of the disk.
+        """
+        if self._writing is None:
+            return
+        begin_s = time.monotonic()
+        futures.wait([self._writing.result])
+        waited_s = time.monotonic() - begin_s
+        step, size_bytes, writer, result = self._writing
+        self._writing = None
+        if waited_s > LONG_WAIT_S:
+            message = f"training waited {waited_s:.1f} s for the checkpoint of step {step}"
+            self._log.write("note", message=message, waited_s=round(waited_s, 1))
+        try:
+            result.result()
+        except CheckpointException as failed:
+            fault = _cause(failed)
+            shutil.rmtree(writer.temporary, ignore_errors=True)
+            if isinstance(fault, OSError) and fault.errno in FULL:
+                raise out_of_space(self._folder, size_bytes, "a checkpoint") from fault
+            raise fault from None
+
+    def _drop_old(self) -> None:
+        every = self._policy.keep_every
+        for step, old in _by_step(self._folder)[self._policy.keep_last :]:
+            if not every or step % every:
+                shutil.rmtree(old)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _fault: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        try:
+            self.wait()
+        except Exception as fault:
+            if kind is None:
+                raise
+            self._log.write("note", message=f"the last checkpoint was not written either: {fault}")
+
+
+class _Writing(NamedTuple):
+    step: int
+    size_bytes: int
+    writer: Writer
+    result: futures.Future[Any]
 
 
 def load_newest(folder: Path) -> Found:
     """The newest checkpoint whose bytes are those of its manifest."""
     skipped: list[Skipped] = []
-    for step, path in _whole_names(folder):
+    for step, path in _by_step(folder):
         try:
-            return Found(_read(step, path), skipped)
+            return Found(Checkpoint(step, path, _checked(path)), skipped)
         except (OSError, ValueError, KeyError, BessemerError) as fault:
             skipped.append(Skipped(path.name, str(fault)))
     return Found(None, skipped)
 
 
-def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> str:
-    """Write the safetensors format to an open file; returns the SHA-256 of what was written.
+def read_into(tensors: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Fill these tensors, of the shapes that were saved, in place.
 
-    The library's own writer takes only paths, and hides a full disk in an error of its own.
+    However many processes wrote it, and whichever part of each tensor this one holds.
     """
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, tensor in tensors.items():
-        span = [offset, offset + tensor.nbytes]
-        shape, dtype = list(tensor.shape), DTYPE_NAMES[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
-        offset += tensor.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    parts: list[Buffer] = [len(text).to_bytes(8, "little") + text]
-    parts += map(_bytes_of, tensors.values())
-    digest = hashlib.sha256()
-    for part in parts:
-        file.write(part)
-        digest.update(part)
-    return digest.hexdigest()
+    reader = HuggingFaceStorageReader(str(checkpoint.path))
+    try:
+        load(tensors, storage_reader=reader)
+    except CheckpointException as failed:
+        raise _cause(failed) from None
 
 
-def _bytes_of(tensor: Tensor) -> Buffer:
-    # A view, not a copy: the state of a large model is written from where it is.
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
-def _write(folder: Path, checkpoint: Checkpoint, open_file: Opener) -> None:
-    hashes = {}
-    with open_file(folder / TENSORS) as file:
-        hashes[TENSORS] = write_tensors(file, checkpoint.tensors)
-        _sync(file)
-    facts = json.dumps(checkpoint.facts, indent=1).encode()
-    hashes[FACTS] = hashlib.sha256(facts).hexdigest()
-    for name, data in ((FACTS, facts), (MANIFEST, json.dumps(hashes, indent=1).encode())):
-        with open_file(folder / name) as file:
-            file.write(data)
-            _sync(file)
-    sync_folder(folder)
-
-
-def _read(step: int, path: Path) -> Checkpoint:
+def _checked(path: Path) -> dict[str, Any]:
     hashes = json.loads((path / MANIFEST).read_text())
-    for name in (TENSORS, FACTS):
-        check_file(path / name, hashes[name])
-    return Checkpoint(step, load_file(path / TENSORS), json.loads((path / FACTS).read_text()))
+    there = {file.name for file in path.iterdir()} - {MANIFEST}
+    if there != hashes.keys() or FACTS not in there:
+        raise IntegrityError(f"it has {sorted(there)}, its manifest names {sorted(hashes)}")
+    for name, sha256 in hashes.items():
+        check_file(path / name, sha256)
+    facts: dict[str, Any] = json.loads((path / FACTS).read_text())
+    return facts
 
 
-def _replace(temporary: Path, final: Path) -> None:
-    if final.exists():  # a torn one of the same step, from before a crash
-        shutil.rmtree(final)
-    temporary.rename(final)
-    sync_folder(final.parent)
-
-
-def _whole_names(folder: Path) -> list[tuple[int, Path]]:
+def _by_step(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every renamed checkpoint, the newest first."""
     matches = [(NAME.fullmatch(path.name), path) for path in folder.iterdir()]
     return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
 
 
-def _discard_leftovers(folder: Path) -> None:
-    for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("wb")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _cause(failed: CheckpointException) -> BaseException:
+    """torch wraps what the first process that failed met."""
+    return next(iter(failed.failures.values()))[0]

@@ -27,6 +27,7 @@ from bessemer.core.runs import RunFolder, StopRequested, write_atomically
 from bessemer.train import network, precision
 from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.balancing import balance, prepare
+from bessemer.train.checkpoint import Checkpoints
 from bessemer.train.flops import StepCost, step_cost
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.guard import Fault, Guard
@@ -37,7 +38,7 @@ from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output
 from bessemer.train.recipe import TrainRecipe
-from bessemer.train.resuming import Moving, resume, save
+from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate
 from bessemer.train.space import refuse_if_read_only
@@ -131,8 +132,10 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
         last_saved_s = time.monotonic()
         durations_s: list[float] = []
         watchdog = stack.enter_context(Watchdog(log, run.run_id, recipe.guard.hang_s))
+        kept = stack.enter_context(Checkpoints(run.checkpoints, log, recipe.checkpoints))
         with StopFlag(log) as stop:
             for step in range(done + 1, steps + 1):
+                kept.check()
                 begin_s = time.monotonic()
                 measured = gradient_of(step, decoder, weights, schedule, recipe)
                 grad_norm = weights.clip(recipe.optimizer.clip)
@@ -143,6 +146,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                     weights.publish()
                     balance(decoder)
                 elif fault.action == "stop":
+                    kept.wait()
                     raise _stopped(run, step, fault)
                 else:
                     weights.forget_gradients()
@@ -162,11 +166,14 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                     said = judge(decoder, weights, schedule, recipe)
                     log.write("validation", step=step, **said)
                     watchdog.beat()
-                is_due = time.monotonic() - last_saved_s >= recipe.checkpoints.every_s
-                if is_due or stop.requested or step == steps:
-                    save(run, log, step, schedule.digest, recipe, moving)
+                is_last = step == steps or stop.requested
+                if is_last or time.monotonic() - last_saved_s >= recipe.checkpoints.every_s:
+                    facts = moving.facts(step, schedule.digest, recipe)
+                    kept.save(step, moving.tensors(), facts)
                     last_saved_s = time.monotonic()
-                if stop.requested and step < steps:
+                if is_last:
+                    kept.wait()
+                if is_last and step < steps:
                     raise StopRequested
 
         # 7. What came of it.

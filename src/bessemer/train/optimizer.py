@@ -44,14 +44,16 @@ class Optimizer:
         momenta = {f"{MOMENTUM}.{name}": buffer for name, buffer in self._muon.buffers.items()}
         if self._adamw is None:
             return momenta
+        states = {name: self._adamw.state[master] for name, master in self._rest.items()}
         return momenta | {
-            f"{moment}.{name}": self._adamw.state[master].get(moment, torch.zeros_like(master))
-            for name, master in self._rest.items()
+            f"{moment}.{name}": state[moment] if state else torch.zeros_like(self._rest[name])
+            for name, state in states.items()
             for moment in MOMENTS
         }
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Continue from the state of an optimizer that took `steps` steps."""
+        """Continue from the state of an optimizer that took `steps` steps; the moments given
+        become its own."""
         self.steps = steps
         for name, buffer in self._muon.buffers.items():
             buffer.copy_(tensors[f"{MOMENTUM}.{name}"])
@@ -60,7 +62,7 @@ class Optimizer:
         for name, master in self._rest.items():
             self._adamw.state[master] = {
                 "step": torch.tensor(float(steps)),
-                **{moment: tensors[f"{moment}.{name}"].clone() for moment in MOMENTS},
+                **{moment: tensors[f"{moment}.{name}"] for moment in MOMENTS},
             }
 
 

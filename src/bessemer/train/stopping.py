@@ -3,8 +3,9 @@
 `app` answers SIGTERM by raising StopRequested wherever the process happens to be. In the middle of
 an optimizer step that would leave half of the weights moved. While the loop runs, the signal only
 sets a flag, which the loop reads between two steps. Schedulers kill 60 seconds after they asked
-(Slurm's and Kubernetes' usual grace is 30 to 60): when the step has not ended by then, the process
-ends itself with the status of a stopped run, and the checkpoint before it is what is left.
+(Slurm's and Kubernetes' usual grace is 30 to 60): when the step has not ended by then, or its
+checkpoint is not on the disk, the process ends itself with the status of a stopped run, and the
+checkpoint before it is what is left.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class StopFlag:
 
     def _give_up(self) -> None:
         message = (
-            f"asked to stop, and the step did not end within {self._grace_s:.0f} s:"
-            " what came after the last checkpoint is lost"
+            f"asked to stop, and the step and its checkpoint did not end within"
+            f" {self._grace_s:.0f} s: what came after the last checkpoint is lost"
         )
         print(message, file=sys.stderr, flush=True)
         self._log.write("note", message=message)
