@@ -71,6 +71,7 @@ def test_queued_runs_go_one_at_a_time_in_the_order_they_came(platform: Platform)
         assert [row(platform, run).state for run in queue[1:]] == ["queued", "queued"]
         (queue[0].path / "go").touch()
         await until_async(lambda: row(platform, queue[2]).harvested, "the last is brought in")
+        await supervisor.tick()  # the round that brought it in is over
         assert supervisor.status() == []
 
     supervised(platform, test)

@@ -113,6 +113,15 @@ def test_a_beat_is_seen(run: RunFolder) -> None:
     assert late_s is not None and late_s > 1e9
 
 
+def test_a_beat_tells_the_memory(run: RunFolder) -> None:
+    assert run.last_memory() is None
+    run.beat()
+    told = run.last_memory()
+    assert told is not None and told.resident > 1e6 and told.total > told.resident
+    (run.path / "heartbeat").write_text("{")
+    assert run.last_memory() is None
+
+
 def test_stopping_is_not_mistaken_for_a_fault() -> None:
     assert not issubclass(StopRequested, Exception)
 

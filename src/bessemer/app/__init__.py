@@ -12,6 +12,7 @@ __all__ = [
     "datasets",
     "engine_process",
     "engines",
+    "epitaph",
     "evaluations",
     "harvest",
     "jobs",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from bessemer.app.epitaph import epitaph
 from bessemer.app.names import insert_name
 from bessemer.app.platform import Platform
 from bessemer.core.artifacts import Artifact
@@ -71,7 +72,7 @@ def _harvest_one(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Har
     if state in ("failed", "cancelled"):
         return _settle(platform, row, state, _reason(folder), harvested=1)
     if state == "dead":
-        return _settle(platform, row, state, row.note or _epitaph(folder))
+        return _settle(platform, row, state, row.note or str(epitaph(folder)))
     if state == "running":
         return _settle(platform, row, state, None)
     if row.state == "queued" and not is_whole(folder) and _age_s(row) > SILENT_S:
@@ -172,12 +173,6 @@ def _reason(folder: RunFolder) -> str | None:
     event = folder.last("state") or {}
     error = event.get("error")
     return str(error["message"]) if isinstance(error, dict) and "message" in error else None
-
-
-def _epitaph(folder: RunFolder) -> str:
-    process = folder.process()
-    who = f"its process (pid {process.pid})" if process else "its process"
-    return f"{who} ended without a last word; bessemer train --resume {folder.run_id}"
 
 
 def _age_s(row: sa.Row[Any]) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import click
 
+from bessemer.app.epitaph import epitaph
 from bessemer.cli.output import duration
 from bessemer.core.errors import RunFailed
 from bessemer.core.events import Event, read_events
@@ -44,10 +45,9 @@ def follow(run: RunFolder, *, quiet: bool = False) -> Event:
             _show(event, bar, steps)
             if event["kind"] == "state" and event["state"] in FINAL:
                 return _judge(run, event)
-    raise RunFailed(
-        f"{run.run_id} died: its process is gone without a last word (see {run.log})",
-        next_step=f"bessemer train --resume {run.run_id}",
-    )
+    fault = epitaph(run)
+    said = f"{run.run_id} died: {fault.message} (see {run.log})"
+    raise type(fault)(said, next_step=fault.next_step)
 
 
 def _events(run: RunFolder) -> Iterator[Event]:

@@ -4,6 +4,7 @@
     plan.json       what the run was told: kind, inputs as paths and digests, threads
     events.jsonl    what it says about itself
     process.json    pid and start time of the process that runs it now
+    heartbeat       written while it lives, with the memory it has
     checkpoints/    to continue from
     output/         what it made; final when the run succeeded
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bessemer.core.events import Event, EventLog, read_events
+from bessemer.core.memory import Memory, measure
 from bessemer.core.processes import ProcessId
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "dead"]
@@ -70,6 +72,10 @@ class RunFolder:
         """Standard output and error of the run's process."""
         return self.path / "process.log"
 
+    @property
+    def _heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
     @classmethod
     def create(cls, path: Path, recipe_toml: str, plan: dict[str, Any]) -> RunFolder:
         """Make the folder; its last file is `plan.json`, so a folder without one is not a run."""
@@ -102,13 +108,25 @@ class RunFolder:
             return None
 
     def beat(self) -> None:
-        """Say "still here": the modification time of `heartbeat` is the beat."""
-        (self.path / "heartbeat").touch()
+        """Say "still here" and with how much memory: what is left if the kernel kills.
+
+        The modification time of `heartbeat` is the beat.
+        """
+        new = self.path / ".heartbeat.tmp"
+        new.write_text(json.dumps(measure()._asdict()))
+        new.replace(self._heartbeat)  # not brought to the disk: it matters while the machine runs
+
+    def last_memory(self) -> Memory | None:
+        """What the last beat said."""
+        try:
+            return Memory(**json.loads(self._heartbeat.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def last_beat_s(self) -> float | None:
         """Seconds since the last beat, or None before the first."""
         try:
-            return time.time() - (self.path / "heartbeat").stat().st_mtime
+            return time.time() - self._heartbeat.stat().st_mtime
         except OSError:
             return None
 
