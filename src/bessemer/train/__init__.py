@@ -1,7 +1,6 @@
 """Moves weights: one loop that can be read top to bottom, and the parts it is made of.
 
-Start at `loop.train`. The recipe (`recipe`) and `memory` need no torch; everything else
-does.
+Start at `loop.train`. `recipe` and `memory` need no torch; everything else does.
 """
 
 __all__ = [
