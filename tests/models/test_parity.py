@@ -98,6 +98,9 @@ CONFIGS: dict[str, Any] = {
         norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[],
     ),
     "deepseek-v3": DeepseekV3Config(**DEEPSEEK),
+    "deepseek-v3-four-experts": DeepseekV3Config(
+        **{**DEEPSEEK, "num_experts_per_tok": 4}
+    ),
     "deepseek-v3-yarn": DeepseekV3Config(
         **{**DEEPSEEK, "q_lora_rank": None, "n_shared_experts": 1, "norm_topk_prob": False,
            "n_group": 1, "topk_group": 1},

@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DeepseekV3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from bessemer.models.config import Llama3Scaling, ModelConfig
+from bessemer.models.config import Llama3Scaling, ModelConfig, YarnScaling
 from bessemer.models.decoder import Decoder
 from bessemer.models.functions import rotate
 from bessemer.models.rotary import RotaryTable, inverse_frequencies
@@ -95,3 +97,25 @@ def test_llama_3_scaling_keeps_fast_waves_and_slows_slow_ones(original: int) -> 
             assert after == pytest.approx(before / 8.0, rel=1e-6)
         else:
             assert before / 8.0 < after < before
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    dim=st.integers(1, 64),
+    theta=st.floats(10.0, 1e7),
+    factor=st.floats(1.0, 64.0),
+    original=st.integers(16, 8192),
+    truncate=st.booleans(),
+)
+def test_yarn_has_the_references_bits(
+    dim: int, theta: float, factor: float, original: int, truncate: bool
+) -> None:
+    settings = {"rope_theta": theta, "factor": factor, "truncate": truncate}
+    settings |= {"rope_type": "yarn", "original_max_position_embeddings": original}
+    config = DeepseekV3Config(qk_rope_head_dim=2 * dim, rope_parameters=settings)
+    expected, attention = ROPE_INIT_FUNCTIONS["yarn"](config)
+    ours = ModelConfig.from_hf(config.to_dict())
+    assert isinstance(ours.rope_scaling, YarnScaling)
+    assert ours.rope_scaling.attention == attention
+    found = inverse_frequencies(ours.rotary_dim, ours.rope_theta, ours.rope_scaling)
+    assert torch.equal(found, expected)

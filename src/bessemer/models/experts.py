@@ -122,8 +122,9 @@ class Router(nn.Module):
             return probabilities_TE, probabilities_TE.topk(self.config.top_k, dim=1).indices
         probabilities_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
         scores_TE = (probabilities_TE + self.bias_E.float()).detach()
-        chosen_TK = self._within_groups(scores_TE).topk(self.config.top_k, dim=1).indices
-        return probabilities_TE, chosen_TK
+        # Unsorted as in the reference: the float32 sum of the weights follows this order.
+        best = self._within_groups(scores_TE).topk(self.config.top_k, dim=1, sorted=False)
+        return probabilities_TE, best.indices
 
     def _within_groups(self, scores_TE: Tensor) -> Tensor:
         groups = self.config.groups

@@ -57,17 +57,19 @@ def inverse_frequencies(
     """Angle per position of each pair, float32, (head_dim / 2,)."""
     # An explicit device: the caller may be building the network without storage.
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
-    frequencies = 1.0 / (theta**exponents)
-    if scaling is None:
-        return frequencies
+    periods = theta**exponents
     if isinstance(scaling, YarnScaling):
-        return _yarn(frequencies, theta, scaling)
-    return _llama3(frequencies, scaling)
+        return _yarn(periods, theta, scaling)
+    return 1.0 / periods if scaling is None else _llama3(1.0 / periods, scaling)
 
 
-def _yarn(frequencies: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
-    """Pairs that turn often within the original context are kept, slow ones stretched."""
-    pairs = len(frequencies)
+def _yarn(periods: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
+    """Pairs that turn often within the original context are kept, slow ones stretched.
+
+    In the reference's own order of float32 operations: one unit in the last place of a frequency
+    is 1e-6 in the logits a hundred tokens on.
+    """
+    pairs = len(periods)
 
     def pair_that_turns(times: float) -> float:
         wavelength = scaling.original_context_length / (times * 2 * math.pi)
@@ -78,8 +80,8 @@ def _yarn(frequencies: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, 2 * pairs - 1)
     width = high - low or 0.001
-    stretched = ((torch.arange(pairs, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
-    return frequencies / scaling.factor * stretched + frequencies * (1 - stretched)
+    kept = 1 - ((torch.arange(pairs, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
+    return 1.0 / (scaling.factor * periods) * (1 - kept) + 1.0 / periods * kept
 
 
 def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
