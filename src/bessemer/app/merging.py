@@ -1,0 +1,106 @@
+"""Merge an adapter into its base: one stored model, whose record names both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from bessemer.app import jobs
+from bessemer.app.models import NamedModel, find_model_local, register
+from bessemer.app.names import check_name
+from bessemer.app.platform import Platform
+from bessemer.app.pull import need_torch, workspace_of
+from bessemer.core.digests import manifest_of
+from bessemer.core.errors import Conflict, InvalidInput, OutOfSpace
+from bessemer.core.principal import Principal
+
+
+class Adapter(NamedTuple):
+    """A folder in PEFT's layout; of a run also its id and the digest of what it was trained on."""
+
+    folder: Path
+    run_id: str | None = None
+    base_digest: str | None = None
+
+
+def merge(
+    platform: Platform, principal: Principal, base: str, adapter: str, *, name: str | None = None
+) -> NamedModel:
+    """Store what `base` and `adapter` are together, in float32, under a name.
+
+    Args:
+        base: a model's name or digest, or a folder's path.
+        adapter: a folder in PEFT's layout, or the id of a run that trained one.
+        name: what to call the merged model; by default both names.
+
+    Raises:
+        NotFound: there is no such base or run.
+        InvalidInput, IntegrityError: it is no adapter, of a kind that computes something else, or
+            its layers are not the base's.
+        Conflict: the run trained it on another base.
+        OutOfSpace: the merged model does not fit on the disk.
+    """
+    principal.require("models:write")
+    need_torch("merging an adapter")
+    found, part = (
+        find_model_local(platform, principal, base),
+        _adapter(platform, principal, adapter),
+    )
+    if part.base_digest not in (None, found.digest):
+        raise Conflict(
+            f"{adapter} trained its adapter on {part.base_digest}, and {base} is {found.digest}",
+            next_step=f"merge it into that, or insist by giving its folder: {part.folder}",
+        )
+    name = check_name(name or f"{found.name}-{part.run_id or part.folder.name}")
+    digest = manifest_of(part.folder).digest
+    with workspace_of(platform) as workspace:
+        _write_merged(found.path, part.folder, workspace)
+        artifact = platform.artifacts.put(
+            workspace,
+            kind="model",
+            name=name,
+            licence=found.artifact.licence,
+            parents=(found.digest, digest),
+            provenance={
+                "merged": {"base": found.digest, "adapter": digest},
+                "adapter": part.folder.name,
+                "run_id": part.run_id,
+            },
+        )
+    return register(platform, principal, name, artifact)
+
+
+def _adapter(platform: Platform, principal: Principal, text: str) -> Adapter:
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Adapter(folder.resolve())
+    if not text.startswith("run_"):
+        raise InvalidInput(
+            f"{text!r} is neither a folder nor the id of a run",
+            next_step="bessemer runs lists runs; one with LoRA leaves output/adapter in its folder",
+        )
+    run = jobs.get_run(platform, principal, text)
+    folder = run.folder.output / "adapter"
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"{text} ({run.state}) has left no adapter: only a language model that was trained with"
+            " [lora] leaves one, at its end"
+        )
+    return Adapter(folder, text, run.folder.plan()["model"]["digest"])
+
+
+def _write_merged(base: Path, adapter: Path, workspace: Path) -> None:
+    from bessemer.models.adapter import merge_adapter
+    from bessemer.models.folder import load_decoder, save_decoder
+
+    decoder = load_decoder(base)
+    needed = 4 * sum(parameter.numel() for parameter in decoder.parameters())
+    free = shutil.disk_usage(workspace).free
+    if free < needed:
+        raise OutOfSpace(
+            f"the merged model needs {needed:,} bytes; {workspace.parent} has {free:,} free",
+            next_step="free some space and merge again",
+        )
+    merge_adapter(decoder, adapter)
+    save_decoder(decoder, workspace, like=base)
