@@ -92,9 +92,9 @@ def _adapter(platform: Platform, principal: Principal, text: str) -> Adapter:
 
 def _write_merged(base: Path, adapter: Path, workspace: Path) -> None:
     from bessemer.models.adapter import merge_adapter
-    from bessemer.models.folder import load_decoder, save_decoder
+    from bessemer.models.foreign import open_decoder, save_network
 
-    decoder = load_decoder(base)
+    decoder = open_decoder(base)
     needed = 4 * sum(parameter.numel() for parameter in decoder.parameters())
     free = shutil.disk_usage(workspace).free
     if free < needed:
@@ -103,4 +103,4 @@ def _write_merged(base: Path, adapter: Path, workspace: Path) -> None:
             next_step="free some space and merge again",
         )
     merge_adapter(decoder, adapter)
-    save_decoder(decoder, workspace, like=base)
+    save_network(decoder, workspace, like=base)

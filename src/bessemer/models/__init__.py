@@ -12,6 +12,7 @@ __all__ = [
     "decoder",
     "experts",
     "folder",
+    "foreign",
     "functions",
     "gguf_import",
     "gpt2",

@@ -19,7 +19,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q_THD, k_TKD, v_TKD) -> mixed_THD"""
 
 
-class _Group(NamedTuple):
+class Group(NamedTuple):
     """Documents of similar length, padded at the end to the longest of them."""
 
     gather_NL: Tensor  # token index of each place; padding repeats the document's last token
@@ -47,16 +47,7 @@ class PackedAttention:
         assert all(length > 0 for length in lengths), lengths
         self._windows = windows
         self.tokens = sum(lengths)
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        by_size: dict[int, list[int]] = {}
-        for index, length in enumerate(lengths):
-            by_size.setdefault((length - 1).bit_length(), []).append(index)
-        self._groups = [
-            _group([starts[i] for i in chosen], [lengths[i] for i in chosen], device)
-            for chosen in by_size.values()
-        ]
+        self._groups = padded_groups(lengths, device)
         self._whole = len(lengths) == 1
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
@@ -73,6 +64,20 @@ class PackedAttention:
             parts.append(mixed_NLHD.flatten(0, 1).index_select(0, group.keep_I))
             places.append(group.scatter_I)
         return mixed_THD.index_copy(0, torch.cat(places), torch.cat(parts))
+
+
+def padded_groups(lengths: Sequence[int], device: torch.device | str = "cpu") -> list[Group]:
+    """Documents side by side as padded batches, by power-of-two length."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    by_size: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        by_size.setdefault((length - 1).bit_length(), []).append(index)
+    return [
+        _group([starts[i] for i in chosen], [lengths[i] for i in chosen], device)
+        for chosen in by_size.values()
+    ]
 
 
 def positions(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -96,11 +101,11 @@ def _causal(q_NLHD: Tensor, k_NLKD: Tensor, v_NLKD: Tensor, window: int | None) 
     return mixed_NHLD.transpose(1, 2)
 
 
-def _group(starts: list[int], lengths: list[int], device: torch.device | str) -> _Group:
+def _group(starts: list[int], lengths: list[int], device: torch.device | str) -> Group:
     longest = max(lengths)
     start_N1 = torch.tensor(starts, device=device)[:, None]
     length_N1 = torch.tensor(lengths, device=device)[:, None]
     place_L = torch.arange(longest, device=device)
     gather_NL = start_N1 + torch.minimum(place_L, length_N1 - 1)
     keep_I = (place_L < length_N1).flatten().nonzero()[:, 0]
-    return _Group(gather_NL, keep_I, gather_NL.flatten()[keep_I])
+    return Group(gather_NL, keep_I, gather_NL.flatten()[keep_I])

@@ -244,18 +244,7 @@ class ModelConfig:
             IntegrityError: it is missing or not JSON.
             InvalidInput: an architecture or setting that the decoder does not have.
         """
-        path = folder / "config.json"
-        try:
-            tree = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise IntegrityError(
-                f"{folder} has no config.json, so it is not a Hugging Face model folder"
-            ) from None
-        except ValueError as fault:
-            raise IntegrityError(f"{path} is not JSON: {fault}") from fault
-        if not isinstance(tree, dict):
-            raise IntegrityError(f"{path} holds a {type(tree).__name__}, not an object of settings")
-        return cls.from_hf(tree)
+        return cls.from_hf(read_tree(folder))
 
     @classmethod
     def from_hf(cls, tree: dict[str, Any]) -> ModelConfig:
@@ -269,3 +258,23 @@ class ModelConfig:
         from bessemer.models.spelling import write
 
         return write(self, dtype)
+
+
+def read_tree(folder: Path) -> dict[str, Any]:
+    """`config.json` as it is.
+
+    Raises:
+        IntegrityError: it is missing or not JSON.
+    """
+    path = folder / "config.json"
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise IntegrityError(
+            f"{folder} has no config.json, so it is not a Hugging Face model folder"
+        ) from None
+    except ValueError as fault:
+        raise IntegrityError(f"{path} is not JSON: {fault}") from fault
+    if not isinstance(tree, dict):
+        raise IntegrityError(f"{path} holds a {type(tree).__name__}, not an object of settings")
+    return tree

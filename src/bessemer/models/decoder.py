@@ -131,6 +131,21 @@ class Decoder(nn.Module):
         return self.transformer if self.config.family == "gpt2" else self.model
 
     @property
+    def layer_windows(self) -> tuple[int | None, ...] | None:
+        """Of each layer, how many tokens back it sees; None for all."""
+        return self.config.layer_windows
+
+    def recompute_layers(self, on: bool) -> None:
+        """Keep each layer's input only, and compute it again going backward."""
+        self.trunk.recompute = on
+
+    @property
+    def attention_width(self) -> int:
+        """Sizes of a query and a value head, summed over heads and layers."""
+        config = self.config
+        return config.heads * (config.head_dim + config.value_dim) * config.layers
+
+    @property
     def head_weight(self) -> Tensor:
         """The (V, D) matrix that turns hidden states into logits; the embedding if tied."""
         return self.embedding_weight if self.config.tied else self.lm_head.weight

@@ -23,7 +23,7 @@ from bessemer.core.errors import InvalidInput
 from bessemer.models.quantized import Bits, QuantizedMatrix, quantize
 
 ALL_LINEAR = "all-linear"
-NOT_A_TARGET = ("lm_head", "score")
+NOT_A_TARGET = ("lm_head", "embed_out", "output_projection", "score")  # heads
 
 
 class LoraLinear(nn.Module):
@@ -69,7 +69,11 @@ class LoraLinear(nn.Module):
         assert self.weight is not None
         return self.weight
 
-    def forward(self, x_TI: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        # A model of `transformers` has batches of tokens.
+        return self._on_tokens(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def _on_tokens(self, x_TI: Tensor) -> Tensor:
         frozen, bias = self.frozen, self.bias
         if not (self.training and self.dropout):
             y_TO: Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]

@@ -50,6 +50,17 @@ class RewardModel(nn.Module):
         return self.decoder.trunk
 
     @property
+    def layer_windows(self) -> tuple[int | None, ...] | None:
+        return self.decoder.layer_windows
+
+    def recompute_layers(self, on: bool) -> None:
+        self.decoder.recompute_layers(on)
+
+    @property
+    def attention_width(self) -> int:
+        return self.decoder.attention_width
+
+    @property
     def head_weight(self) -> Tensor:
         return self.decoder.head_weight
 

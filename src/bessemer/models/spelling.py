@@ -28,8 +28,10 @@ def read(tree: Tree) -> ModelConfig:
     family = tree.get("model_type")
     if not isinstance(family, str) or family not in ARCHITECTURES:
         raise InvalidInput(
-            f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}",
-            next_step="convert the model, or serve it with another engine",
+            f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}, so the native engine"
+            " does not serve it",
+            next_step='train it from its folder (model.name = "./FOLDER"; needs transformers), and'
+            " serve it with another engine",
         )
     try:
         _refuse_what_is_not_here(family, tree)

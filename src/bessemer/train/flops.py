@@ -1,7 +1,8 @@
 """How many floating-point operations a training step needs: what MFU counts.
 
 A multiplication and an addition are two. Counted are matrix products only, and of attention the
-half below the diagonal, whatever the implementation computes on top:
+half below the diagonal, whatever the implementation computes on top. What a model of `transformers`
+has besides matrices and softmax attention (a recurrence) is not counted:
 
     forward                 2 per weight and token that goes through it
     gradient of the input   2 more, through frozen matrices as well
@@ -21,9 +22,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.experts import Experts, Router
+from bessemer.models.foreign import ForeignDecoder
 from bessemer.models.gpt2 import Conv1D
 from bessemer.models.lora import LoraLinear
 from bessemer.models.reward_model import RewardModel
@@ -41,25 +42,31 @@ class StepCost(NamedTuple):
         return tokens * self.per_token + targets * self.per_target + squares * self.per_square
 
 
-def step_cost(decoder: Decoder | RewardModel) -> StepCost:
+def step_cost(decoder: Decoder | ForeignDecoder | RewardModel) -> StepCost:
     """The cost of training this decoder as its parameters are now frozen or not."""
-    config = decoder.config
-    per_token = sum(_layer_cost(module) for module in decoder.trunk.modules())
+    top_k = decoder.experts_of_a_token if isinstance(decoder, ForeignDecoder) else 1
+    per_token = sum(_layer_cost(module, top_k) for module in decoder.trunk.modules())
     head = decoder.head_weight
     per_target = head.numel() * (6 if head.requires_grad else 4)
-    return StepCost(per_token, per_target, _attention_cost(config))
+    # A window is ignored: documents here are seldom longer.
+    return StepCost(per_token, per_target, 3 * decoder.attention_width)
 
 
-def _layer_cost(module: nn.Module) -> int:
+def _layer_cost(module: nn.Module, top_k: int) -> int:
     if isinstance(module, LoraLinear):
         return 4 * module.matrix_elements + 6 * (module.lora_A.numel() + module.lora_B.numel())
     if isinstance(module, Experts):
         return module.active_elements * (6 if module.down_proj.requires_grad else 4)
     if isinstance(module, nn.Linear | Conv1D | Router):
         return module.weight.numel() * (6 if module.weight.requires_grad else 4)
-    return 0
+    if isinstance(module, nn.Embedding):
+        return 0
+    # Of a model of `transformers`: other matrices, and experts as a stack of them.
+    own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
+    active = [p.numel() * top_k // len(p) if _is_stack(module, p) else p.numel() for p in own]
+    factors = [6 if p.requires_grad else 4 for p in own]
+    return sum(count * factor for count, factor in zip(active, factors, strict=True))
 
 
-def _attention_cost(config: ModelConfig) -> int:
-    # A window is ignored: documents here are seldom longer.
-    return 3 * config.heads * (config.head_dim + config.value_dim) * config.layers
+def _is_stack(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return parameter.dim() == 3 and not isinstance(module, nn.Conv1d)

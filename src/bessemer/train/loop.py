@@ -83,7 +83,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
         decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
         if recipe.lora is None:
             prepare(decoder, recipe.moe)
-        decoder.trunk.recompute = recipe.recompute == "layers"
+        decoder.recompute_layers(recipe.recompute == "layers")
         refuse_if_too_large(decoder, recipe)
         weights = TrainedWeights(decoder)
         optimizer = Optimizer(weights.masters, recipe.optimizer)

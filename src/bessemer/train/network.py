@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bessemer.core.errors import InvalidInput
 from bessemer.models.adapter import load_adapter
-from bessemer.models.config import ModelConfig
+from bessemer.models.config import ARCHITECTURES, ModelConfig
 from bessemer.models.decoder import Decoder
-from bessemer.models.folder import load_decoder
+from bessemer.models.foreign import ForeignDecoder, open_decoder
 from bessemer.models.lora import add_lora, lora_layers, merge_into, target_layers
 from bessemer.models.quantized import Bits
 from bessemer.models.reward_model import RewardModel
@@ -24,7 +25,7 @@ from bessemer.train.sections import LoraSection
 from bessemer.train.weights import TrainedWeights
 
 HEAD_SIZE = 64
-Trained = Decoder | RewardModel
+Trained = Decoder | ForeignDecoder | RewardModel
 
 
 def start(
@@ -39,12 +40,29 @@ def start(
         assert recipe.model.depth is not None
         config = new_config(recipe.model.depth, recipe.batch.sequence_length, tokenizer)
         return Decoder(config).init_weights(recipe.seed).to(dtype)
-    decoder = load_decoder(base, dtype)
+    decoder = open_decoder(base, dtype)
+    if isinstance(decoder, ForeignDecoder):
+        _check_foreign(decoder, recipe)
     if recipe.lora is not None:
         freeze_with_lora(decoder, recipe.lora, recipe.seed)
     if recipe.objective == "reward":
+        assert isinstance(decoder, Decoder)
         return RewardModel(decoder, pad_token_id(tokenizer))
     return decoder
+
+
+def _check_foreign(decoder: ForeignDecoder, recipe: TrainRecipe) -> None:
+    if recipe.objective == "reward":
+        raise InvalidInput(
+            f"a reward model is made of a native family, and this is a {decoder.model_type}",
+            next_step=f"start from one of {', '.join(ARCHITECTURES)}",
+        )
+    if recipe.deterministic == "any-world-size" and decoder.drops_out:
+        raise InvalidInput(
+            f"this {decoder.model_type} has dropout in its config.json, which follows the order of"
+            " shards",
+            next_step='set deterministic = "run", or its dropout to 0',
+        )
 
 
 def freeze_with_lora(network: nn.Module, lora: LoraSection, seed: int) -> None:
@@ -87,19 +105,27 @@ def finished(trained: Trained, weights: TrainedWeights, base: Path | None) -> Tr
         return _plain(trained, weights.masters, base)
     masters = {name.removeprefix("decoder."): master for name, master in weights.masters.items()}
     score = masters.pop("score.weight")
-    plain = RewardModel(_plain(trained.decoder, masters, base), trained.pad_id)
+    decoder = _plain(trained.decoder, masters, base)
+    assert isinstance(decoder, Decoder)
+    plain = RewardModel(decoder, trained.pad_id)
     plain.score.weight.copy_(score)
     return plain
 
 
-def _plain(decoder: Decoder, masters: Mapping[str, Tensor], base: Path | None) -> Decoder:
+def _plain(
+    decoder: Decoder | ForeignDecoder, masters: Mapping[str, Tensor], base: Path | None
+) -> Decoder | ForeignDecoder:
+    if isinstance(decoder, Decoder) and not lora_layers(decoder):
+        made = Decoder(decoder.config)
+        made.load_state_dict({**decoder.state_dict(), **masters})
+        return made
+    assert base is not None
+    plain = open_decoder(base, torch.float32)
     if layers := lora_layers(decoder):
-        assert base is not None
-        plain = load_decoder(base, torch.float32)
         merge_into(plain, layers)
         return plain
-    plain = Decoder(decoder.config)
-    plain.load_state_dict({**decoder.state_dict(), **masters})
+    for name, parameter in plain.named_parameters():
+        parameter.copy_(masters[name])
     return plain
 
 

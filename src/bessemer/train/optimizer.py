@@ -13,7 +13,7 @@ from bessemer.train.recipe import OptimizerSection
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOMENTUM = "momentum"
 # Matrices that are tables of vectors, or that another matrix is multiplied with before use.
-NOT_FOR_MUON = ("embed_tokens", "lm_head", "wte", "wpe", "score", "lora_A", "lora_B")
+NOT_FOR_MUON = ("lm_head", "output_projection", "wte", "wpe", "score", "lora_A", "lora_B")
 
 
 class Optimizer:
@@ -71,7 +71,9 @@ def for_muon(masters: Mapping[str, Tensor]) -> list[str]:
     return [
         name
         for name, master in masters.items()
-        if master.dim() >= 2 and not set(name.split(".")) & set(NOT_FOR_MUON)
+        if master.dim() >= 2
+        and "embed" not in name
+        and not set(name.split(".")) & set(NOT_FOR_MUON)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bessemer.core.runs import RunFolder
 from bessemer.models.adapter import save_adapter
-from bessemer.models.folder import save_decoder
+from bessemer.models.foreign import save_network
 from bessemer.models.lora import lora_layers
 from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ def write_output(
     if isinstance(plain, RewardModel):
         plain.save(new / "model", like=like)
     else:
-        save_decoder(plain, new / "model", like=like)
+        save_network(plain, new / "model", like=like)
     if base is None:
         defaults = network.generation_defaults(tokenizer)
         (new / "model" / "generation_config.json").write_text(json.dumps(defaults, indent=2))

@@ -6,19 +6,19 @@ from collections.abc import Container, Sequence
 
 import torch
 
-from bessemer.models.decoder import Decoder
 from bessemer.train.attention import BlockAttention
+from bessemer.train.task import Network
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, prompt: Sequence[int], count: int, stop: Container[int]) -> list[int]:
+def greedy(decoder: Network, prompt: Sequence[int], count: int, stop: Container[int]) -> list[int]:
     """At most `count` ids after `prompt`, the likeliest each time, up to one of `stop`.
 
     Each token costs a whole forward pass: there is no cache here.
     """
     ids = list(prompt)
     while len(ids) < len(prompt) + count:
-        attend = BlockAttention([len(ids)], decoder.head_weight.dtype, decoder.config.layer_windows)
+        attend = BlockAttention([len(ids)], decoder.head_weight.dtype, decoder.layer_windows)
         hidden_TD = decoder(torch.tensor(ids), torch.arange(len(ids)), attend)
         next_id = int(decoder.logits(hidden_TD[-1:])[0].argmax())
         if next_id in stop:

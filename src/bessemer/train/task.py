@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from bessemer.core.protocols import EngineMaker
 from bessemer.data.packing import Row
 from bessemer.models.attention import Attend
-from bessemer.models.config import ModelConfig
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.attention import BlockAttention
 from bessemer.train.batch import MicroBatch
@@ -26,14 +25,17 @@ from bessemer.train.recipe import TrainRecipe
 
 
 class Network(Protocol):
-    """The face of `models.Decoder`: what a task may ask of the network that is trained."""
+    """The face of `models.Decoder`: what a task may ask of the network that is trained.
+
+    `models.ForeignDecoder` has it too.
+    """
 
     def __call__(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor: ...
 
     def modules(self) -> Iterator[nn.Module]: ...
 
     @property
-    def config(self) -> ModelConfig: ...
+    def layer_windows(self) -> Sequence[int | None] | None: ...
 
     @property
     def head_weight(self) -> Tensor: ...
@@ -111,7 +113,7 @@ class Task(Protocol):
 
 def hidden_states(network: Network, batch: MicroBatch) -> Tensor:
     """After the final norm, (T, D); documents of the batch do not see each other."""
-    windows = network.config.layer_windows
+    windows = network.layer_windows
     attend = BlockAttention(batch.lengths, network.head_weight.dtype, windows)
     return network(batch.ids_T, batch.positions_T, attend)
 

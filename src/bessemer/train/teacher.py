@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save
 from bessemer.core.runs import write_atomically
 from bessemer.data.packing import Row
 from bessemer.models.decoder import Decoder
+from bessemer.models.foreign import ForeignDecoder
 from bessemer.train.batch import micro_batch
 from bessemer.train.task import hidden_states
 
@@ -47,7 +48,7 @@ class Teacher:
 
     def __init__(
         self,
-        network: Decoder,
+        network: Decoder | ForeignDecoder,
         digest: str,
         folder: Path,
         *,

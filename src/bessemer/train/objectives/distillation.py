@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bessemer.core.errors import InvalidInput
 from bessemer.data.packing import Row
-from bessemer.models.folder import load_decoder
+from bessemer.models.foreign import open_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import CHUNK_ELEMENTS, LossSum, Mean
@@ -152,7 +152,7 @@ def open_distill(setting: Setting, network: nn.Module) -> DistillationTask:
     head_VD = network.head_weight
     assert isinstance(head_VD, Tensor)
     teacher = Teacher(
-        load_decoder(folder, head_VD.dtype),
+        open_decoder(folder, head_VD.dtype),
         setting.plan["models"][settings.teacher]["digest"],
         setting.folder / "teacher",
         top_k=settings.top_k,
