@@ -4,6 +4,7 @@ Start at `loop.train`. `recipe` and `memory` need no torch; everything else does
 """
 
 __all__ = [
+    "dictation",
     "flops",
     "loop",
     "loss",
@@ -12,6 +13,7 @@ __all__ = [
     "pairs",
     "precision",
     "recipe",
+    "reference",
     "scoring",
     "task",
 ]

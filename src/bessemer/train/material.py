@@ -62,11 +62,22 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
     Raises:
         InvalidInput: a split is empty, or a chat is longer than a row and the recipe says refuse.
     """
+    found = Dataset.open(dataset)
+    return material_of(recipe, {split: found.split(split) for split in _LEARNED}, model)
+
+
+def material_of(
+    recipe: TrainRecipe, chats: Mapping[Split, Sequence[Chat]], model: Path
+) -> Material:
+    """The same of the training and validation chats given.
+
+    Raises:
+        InvalidInput: as `chat_material`.
+    """
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
-    chats = Dataset.open(dataset)
     length = recipe.batch.sequence_length
     fitting = {
-        split: fitting_chats(recipe, chats.split(split), tokenizer, template) for split in _LEARNED
+        split: fitting_chats(recipe, chats[split], tokenizer, template) for split in _LEARNED
     }
     train, validation = (found.pieces for found in fitting.values())
     dropped = sum(found.dropped for found in fitting.values())
@@ -77,13 +88,15 @@ def chat_material(recipe: TrainRecipe, dataset: Path, model: Path) -> Material:
         )
     for split, found in (("train", train), ("validation", validation)):
         if not found:
-            raise InvalidInput(f"the {split} split of {dataset} has no chat of {length} tokens")
+            raise InvalidInput(
+                f"the {split} split of {recipe.dataset.name} has no chat of {length} tokens"
+            )
     rows = ChatRows(validation, length, recipe.seed, shuffle=False)
     return Material(
         tokenizer=tokenizer,
         train=ChatRows(train, length, recipe.seed),
         validation=_take(rows, recipe.evaluation.rows, rows.rows_per_epoch),
-        prompt=_first_prompt(chats.split("validation"), tokenizer, template),
+        prompt=_first_prompt(chats["validation"], tokenizer, template),
         digest=digest_of(piece.ids for piece in (*train, *validation)),
         facts={
             "train_chats": len(train),

@@ -175,6 +175,8 @@ def _about_parts(recipe: TrainRecipe) -> str | None:
             return "grpo needs something to judge answers by: add [[grpo.rewards]]"
         if recipe.grpo.max_tokens >= recipe.batch.sequence_length:
             return "an answer of grpo.max_tokens and its prompt must fit batch.sequence_length"
+    if recipe.distill and (unread := recipe.distill.unread):
+        return f'with distill.signal = "{recipe.distill.signal}" nothing reads {", ".join(unread)}'
     if recipe.lora and recipe.lora.dropout and recipe.deterministic == "any-world-size":
         return "dropout draws in the order of the shards: set lora.dropout=0 with any-world-size"
     if recipe.objective == "reptile" and recipe.deterministic == "any-world-size":

@@ -29,6 +29,7 @@ from bessemer.core.runs import write_atomically
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import linear_logprobs
 from bessemer.train.pairs import PairMaterial, PairRows
+from bessemer.train.progress import Progress
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
@@ -36,7 +37,6 @@ Table = NDArray[np.float64]
 
 FILE = "reference.safetensors"
 MEASURED_STEPS = 5  # what the loop looks at before it knows the number of steps
-TELL_EVERY_S = 2.0
 
 
 class Reference(NamedTuple):
@@ -51,6 +51,13 @@ class Reference(NamedTuple):
             if np.isnan(self.train[rows.members(position)]).any():
                 return position
         return rows.rows_per_epoch
+
+
+def covered_rows(folder: Path, rows: PairRows) -> int:
+    """How many rows a run with this folder goes through again and again: all, or those known."""
+    if not (folder / FILE).exists():
+        return rows.rows_per_epoch
+    return Reference(**load((folder / FILE).read_bytes())).covered_rows(rows)
 
 
 def answer_logprobs(network: Network, batch: MicroBatch) -> Tensor:
@@ -104,7 +111,7 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
     judged, wanted = material.validation.rows_per_epoch, _wanted_rows(recipe, material.train)
     limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
     fewest = MEASURED_STEPS * recipe.batch.rows
-    progress = _Progress(setting, judged, wanted, limit_s)
+    progress = Progress(setting.tell, "reference", "rows", judged, judged + wanted, limit_s)
     with evaluating(network):
         for first in range(0, judged, recipe.rows_at_once):
             part = range(first, min(first + recipe.rows_at_once, judged))
@@ -135,37 +142,3 @@ def _unknown(rows: PairRows) -> Table:
 def _wanted_rows(recipe: TrainRecipe, rows: PairRows) -> int:
     most = rows.rows_per_epoch
     return most if recipe.steps is None else min(most, recipe.steps * recipe.batch.rows)
-
-
-class _Progress:
-    """Tells how far the pass is, every other second and at its end.
-
-    Args:
-        judged: rows of validation, which come first and are all needed.
-        wanted: rows to learn from, for which there are `limit_s` seconds.
-    """
-
-    def __init__(self, setting: Setting, judged: int, wanted: int, limit_s: float) -> None:
-        self._tell, self._judged, self._total = setting.tell, judged, judged + wanted
-        self._limit_s, self._done = limit_s, 0
-        self._begin_s = self._told_s = time.monotonic()
-        self._latest_s = float("inf")
-
-    def tell(self, done: int) -> None:
-        self._done = done
-        now_s = time.monotonic()
-        rows_s = done / max(1e-9, now_s - self._begin_s)
-        if done <= self._judged:
-            self._latest_s = now_s + (self._judged - done) / rows_s + self._limit_s
-        if now_s - self._told_s < TELL_EVERY_S:
-            return
-        self._told_s = now_s
-        eta_s = max(0.0, min(self._latest_s - now_s, (self._total - done) / rows_s))
-        self._write(done + round(eta_s * rows_s), eta_s)
-
-    def end(self) -> None:
-        self._write(self._done, 0.0)
-
-    def _write(self, total: int, eta_s: float) -> None:
-        facts = {"stage": "reference", "unit": "rows", "done": self._done, "total": total}
-        self._tell("progress", **facts, eta_s=round(eta_s, 1))

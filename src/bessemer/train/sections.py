@@ -216,9 +216,20 @@ class RewardSection(Frozen):
 
 
 class DistillSection(Frozen):
-    """Learn a teacher's distribution over next tokens (Hinton et al., 2015)."""
+    """Learn a teacher's distribution over next tokens (Hinton et al., 2015), or its text."""
 
     teacher: str = Field(description="model to learn from: a name, digest or folder")
+    signal: Literal["logits", "text"] = Field(
+        default="logits",
+        description="text: the teacher answers the prompts of the chats, and its answers are"
+        " taught; the two need no common tokens",
+    )
+    answer_tokens: Positive = Field(
+        default=256, description="text: longest answer; one that is cut off there is not taught"
+    )
+    answer_temperature: NotBelow = Field(
+        default=0.0, description="text: how freely the teacher answers; 0 takes the likeliest token"
+    )
     direction: Literal["forward", "reverse"] = Field(
         default="forward",
         description="KL(teacher, student) covers the teacher; KL(student, teacher) seeks its modes",
@@ -226,10 +237,24 @@ class DistillSection(Frozen):
     top_k: Positive = Field(
         default=64, description="teacher's likeliest tokens kept at each place; the rest is one sum"
     )
-    temperature: Above = Field(default=1.0, description="both distributions are softened by it")
+    temperature: Above = Field(
+        default=1.0, description="logits: both distributions are softened by it"
+    )
     data_weight: Share = Field(
         default=0.0, description="share of the ordinary cross-entropy on the data in the loss"
     )
+
+    @property
+    def unread(self) -> list[str]:
+        """Fields of the other signal that were set to something."""
+        of_text = {"answer_tokens", "answer_temperature"}
+        of_logits = {"direction", "top_k", "temperature", "data_weight"}
+        fields = type(self).model_fields
+        return [
+            f"distill.{name}"
+            for name in sorted(of_logits if self.signal == "text" else of_text)
+            if getattr(self, name) != fields[name].default
+        ]
 
 
 class ReptileSection(Frozen):

@@ -10,12 +10,16 @@ token on the data's own text. Only the teacher's K likeliest tokens are known (`
 others are one sum in p and in q, so the divergence is a lower bound of the whole one, and the whole
 one where K is the vocabulary.
 
+With `distill.signal = "text"` the teacher answers the chats' prompts instead (`train.dictation`),
+and the student is fine-tuned on its answers.
+
     C targets of one chunk   K tokens kept   V vocabulary
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -27,10 +31,12 @@ from bessemer.data.packing import Row
 from bessemer.models.foreign import open_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
+from bessemer.train.dictation import ask
 from bessemer.train.loss import CHUNK_ELEMENTS, LossSum, Mean
-from bessemer.train.material import Material, chat_material
+from bessemer.train.material import Material, chat_material, material_of
+from bessemer.train.objectives.language import LanguageTask
 from bessemer.train.sections import DistillSection
-from bessemer.train.task import Network, Setting, hidden_states
+from bessemer.train.task import Network, Setting, Task, hidden_states
 from bessemer.train.teacher import Teacher
 
 Direction = Literal["forward", "reverse"]
@@ -139,14 +145,17 @@ def _one_way(logp: Tensor, logq: Tensor, direction: Direction) -> Tensor:
     return logq.exp() * (logq - logp)
 
 
-def open_distill(setting: Setting, network: nn.Module) -> DistillationTask:
+def open_distill(setting: Setting, network: nn.Module) -> Task:
     """Learn what the recipe's teacher says about the chats of a dataset.
 
     Raises:
-        InvalidInput: teacher and student do not share a vocabulary.
+        InvalidInput: teacher and student do not share a vocabulary, and its logits are asked for;
+            or its text is, and it cannot speak.
     """
     settings = setting.recipe.distill
     assert settings is not None, "the recipe was checked"
+    if settings.signal == "text":
+        return _open_text(setting, network)
     folder = setting.model_path(settings.teacher)
     _check_vocabulary(setting.tokenizer, Tokenizer.load(folder), settings.teacher)
     head_VD = network.head_weight
@@ -163,6 +172,18 @@ def open_distill(setting: Setting, network: nn.Module) -> DistillationTask:
     return DistillationTask(material, teacher, settings)
 
 
+def _open_text(setting: Setting, network: nn.Module) -> LanguageTask:
+    """Fine-tuning on the teacher's answers, written before the first step."""
+    head_VD = network.head_weight
+    assert isinstance(head_VD, Tensor)
+    answered = ask(setting, head_VD.dtype)
+    chats = {split: found.chats for split, found in answered.items()}
+    material = material_of(setting.recipe, chats, setting.model_path())
+    left_out = sum(found.left_out for found in answered.values())
+    facts = {**material.facts, "answers_left_out": left_out}
+    return LanguageTask("distill", replace(material, facts=facts))
+
+
 def _check_vocabulary(student: Tokenizer, teacher: Tokenizer, name: str) -> None:
     sizes = student.vocab_size, teacher.vocab_size
     differ = sizes[0] != sizes[1]
@@ -173,5 +194,5 @@ def _check_vocabulary(student: Tokenizer, teacher: Tokenizer, name: str) -> None
         where = f"; token {wrong} differs" if wrong is not None else ""
         raise InvalidInput(
             f"student and teacher need the same tokens: they have {sizes[0]} and {sizes[1]}{where}",
-            next_step=f"let {name} write answers instead, and teach those (objective sft)",
+            next_step=f"let {name} write answers, and teach those: --set distill.signal=text",
         )

@@ -40,6 +40,7 @@ from bessemer.data.dataset import Dataset
 from bessemer.data.order import Order
 from bessemer.data.packing import Row, first_fit, join
 from bessemer.data.prompts import Prompt
+from bessemer.models.decoder import Decoder
 from bessemer.models.lora import lora_layers, without_difference
 from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
@@ -317,7 +318,7 @@ def open_grpo(setting: Setting, network: nn.Module) -> GrpoTask:
         setting,
         network,
         setting.engine_of(network),
-        _questions(setting, cast(Network, network).config.context_length),
+        _questions(setting, cast(Decoder, network).config.context_length),
         open_rewards(recipe.grpo.rewards, setting),
         reference,
     )
