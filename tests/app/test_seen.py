@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from bessemer.train.loop import train
 from bessemer.train.opening import open_schedule
 from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
+from tests.fakes import FakeEngine
 from tests.train.tiny import make_dataset, make_model
 from tests.train.tiny_pairs import pair
 
@@ -146,6 +148,29 @@ def test_the_document_of_a_chat_is_seen_by_the_steps_that_a_scan_finds(
     assert (by.taken, by.pieces, by.split) == ([], 0, "validation")
 
 
+def test_a_chat_that_a_teacher_answered_is_seen_by_the_steps_that_a_scan_finds(
+    platform: Platform, owner: Principal, made: Path
+) -> None:
+    def engine_of(_network: Any) -> FakeEngine:
+        """Says the last byte of a question again; to every third it has nothing to say."""
+        return FakeEngine(lambda request: request.prompt_ids[-7:-6] * (len(engines.pop()) % 3))
+
+    engines = [" " * n for n in range(99)]
+    recipe = f'objective = "distill"\n{COMMON}{CHATS}[distill]\nteacher = "tiny"\nsignal = "text"\n'
+    run = submit(platform, owner, made, recipe, steps=20)
+    plan = run.plan()
+    plan["models"] = {"tiny": plan["model"]}
+    (run.path / "plan.json").write_text(json.dumps(plan))
+    train(run, engine_of)
+    texts = texts_of_steps(run)["distill"]
+    found = {}
+    for line in range(1, 25):
+        (by,) = seen(platform, owner, run.run_id, f"train-{line}").by
+        assert by.taken == scan(texts, f"number {line - 1}?")
+        found[line] = by.pieces
+    assert 0 < sum(found.values()) < 24
+
+
 def test_each_task_of_a_mixture_answers_for_its_own_data(
     platform: Platform, owner: Principal, made: Path
 ) -> None:
@@ -200,6 +225,24 @@ def test_a_document_of_pairs_is_seen_by_the_steps_that_a_scan_finds(
     asked = [f"number {number}?" for number in range(3, 20, 5)]
     assert by.taken == scan(texts_of_steps(run)["dpo"], *asked) != []
     assert (by.pieces, by.split) == (4, "")
+
+
+def test_pairs_are_seen_again_when_the_steps_pass_what_the_reference_covers(
+    platform: Platform, owner: Principal, made: Path
+) -> None:
+    recipe = f'objective = "dpo"\n{COMMON}[data]\nname = "pairs"\n'
+    recipe = recipe.replace(f"sequence_length = {LENGTH}", "sequence_length = 96")
+    run = submit(platform, owner, made, recipe, steps=2)
+    train(run)  # its reference covers the four rows of two steps
+    longer = load(run.path / "resolved.toml", TrainRecipe, ["steps=9"]).recipe
+    (run.path / "resolved.toml").write_text(dumps(longer))
+    texts = texts_of_steps(run)["dpo"]
+    assert texts[0] == texts[2] == texts[4] != texts[1] == texts[3]
+    for document in range(5):
+        (by,) = seen(platform, owner, run.run_id, f"document {document}").by
+        asked = [f"number {number}?" for number in range(document, 20, 5)]
+        assert by.taken + by.to_come == scan(texts, *asked)
+        assert by.epochs == 18 / 4
 
 
 def test_an_unknown_document_is_answered_with_those_near_it(

@@ -2,7 +2,8 @@
 
 What is read is what the run reads: its resolved recipe, its plan, its data. Chats and pairs are
 tokenized again, since which of them fit into a row, and how they are packed, follows from their
-lengths. Nothing is written, and no torch is needed but for pairs.
+lengths. Nothing is written, and no torch is needed but for pairs and for
+a teacher's answers.
 """
 
 from __future__ import annotations
@@ -160,15 +161,24 @@ def _find_chats(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
         return None, index.known
     model = Path(run.plan["model"]["path"])
     chats = Dataset.open(run.dataset_path()).split("train")
+    lines: Sequence[int] = range(len(chats))
+    distill = run.recipe.distill if run.recipe.objective == "distill" else None
+    if distill is not None and distill.signal == "text":
+        from bessemer.train.dictation import answers_folder, read_answered
+
+        folder = answers_folder(run.folder, run.recipe, run.plan)
+        chats, lines, _ = read_answered(folder, "train", chats)
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     fitting = fitting_chats(run.recipe, chats, tokenizer, template)
     rows = ChatRows(fitting.pieces, run.recipe.batch.sequence_length, run.recipe.seed)
-    return index.found(fitting.lines, rows.rows_per_epoch, rows.positions), []
+    taught = [lines[place] for place in fitting.lines]
+    return index.found(taught, rows.rows_per_epoch, rows.positions), []
 
 
 def _find_pairs(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
     """The same for preferences."""
     from bessemer.train.pairs import pair_material
+    from bessemer.train.reference import covered_rows
     from bessemer.train.task import Setting
 
     index = _Index(run.dataset_path(), document)
@@ -177,7 +187,16 @@ def _find_pairs(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
     tokenizer = Tokenizer.load(Path(run.plan["model"]["path"]))
     setting = Setting(run.recipe, run.plan, run.folder, tokenizer, lambda *_, **__: None)
     made = pair_material(setting)
-    return index.found(made.train_lines, made.train.rows_per_epoch, made.train.positions), []
+    covered = covered_rows(run.folder, made.train)
+
+    def positions(pairs: Sequence[int], end: int) -> Ids:
+        if covered == made.train.rows_per_epoch:
+            return made.train.positions(pairs, end)
+        rounds = np.arange(0, end, covered)[:, None]
+        again = (rounds + made.train.positions(pairs, covered)).ravel()
+        return again[again < end]
+
+    return index.found(made.train_lines, covered, positions), []
 
 
 class _Index:

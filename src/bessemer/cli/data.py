@@ -167,7 +167,8 @@ def _who(by: Any) -> str:
             return f"in its {by.split} split, which no step learns from"
         return f"{by.tokens:,} tokens"
     held_out = "" if by.split in ("train", "") else f"; they are in the {by.split} split"
-    too_long = f"; {by.too_long:,} are longer than a row" if by.too_long else ""
+    why = "longer than a row, or without a teacher's answer"
+    too_long = f"; {by.too_long:,} are left out ({why})" if by.too_long else ""
     return f"{by.pieces:,} pieces of it are learned from{held_out}{too_long}"
 
 
