@@ -139,6 +139,36 @@ def test_peft_opens_ours_and_merges_to_the_same_model(base: Path, tmp_path: Path
         torch.testing.assert_close(weight, merged[name], rtol=0, atol=1e-6)
 
 
+def test_gpt2s_transposed_matrices_learn_and_merge_as_in_peft(tmp_path: Path) -> None:
+    transformers.set_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    decoder = load_decoder(tmp_path / "gpt2", torch.float64)
+    layers = add_lora(decoder, 4, 6.0, seed=0)
+    assert {name.rpartition(".")[2] for name in layers} == {"c_attn", "c_proj", "c_fc"}
+    made_up(layers)
+    save_adapter(layers, tmp_path / "adapter", base="gpt2")
+    decoder.double()
+    model = peft.PeftModel.from_pretrained(
+        theirs(tmp_path / "gpt2"), tmp_path / "adapter", autocast_adapter_dtype=False
+    ).double()
+    model.eval()
+    with torch.no_grad():
+        expected = model(ids()[None]).logits[0]
+        torch.testing.assert_close(logits(decoder), expected, rtol=0, atol=1e-9)
+        again = load_decoder(tmp_path / "gpt2", torch.float64)
+        load_adapter(again, tmp_path / "adapter")
+        torch.testing.assert_close(logits(again.double()), expected, rtol=0, atol=1e-9)
+        plain = load_decoder(tmp_path / "gpt2", torch.float64)
+        assert (logits(plain) - expected).abs().max() > 0.05
+        merge_adapter(plain, tmp_path / "adapter")
+        torch.testing.assert_close(logits(plain), expected, rtol=0, atol=1e-5)
+    logits(decoder).logsumexp(1).sum().backward()
+    assert all(layer.lora_B.grad is not None for layer in layers.values())
+
+
 def test_an_adapter_read_again_goes_on_where_it_was(base: Path, tmp_path: Path) -> None:
     decoder = load_decoder(base)
     layers = add_lora(decoder, 4, 6.0, seed=0)

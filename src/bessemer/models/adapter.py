@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bessemer.core.errors import IntegrityError, InvalidInput
-from bessemer.models.lora import LoraLinear, add_lora_layer
+from bessemer.models.lora import Linear, LoraLinear, add_lora_layer, add_to, matrix_of
 from bessemer.models.quantized import Bits
 
 PREFIX = "base_model.model."  # PEFT's names for what wraps the network
@@ -30,7 +30,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "use_dora": (False,),
     "modules_to_save": (None, []),
-    "fan_in_fan_out": (False,),
+    "fan_in_fan_out": (False, True),  # how the base stores its matrices, which its layers know
     "megatron_config": (None,),
     "layer_replication": (None, []),
     "trainable_token_indices": (None, []),
@@ -79,7 +79,7 @@ def save_adapter(layers: Mapping[str, LoraLinear], folder: Path, *, base: str) -
         "lora_dropout": next(iter(layers.values())).dropout,
         "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(layer.stored_transposed for layer in layers.values()),
         "inference_mode": True,
         "init_lora_weights": True,
         "use_rslora": False,
@@ -144,8 +144,8 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
     Load the network in float32 for this: in bfloat16 the sum would be rounded to 8 bits.
     """
     for name, factors in read_adapter(folder).items():
-        weight = _target(network, name, factors, folder).weight
-        weight.add_((factors.b_OR @ factors.a_RI * factors.scale).to(weight.dtype))
+        layer = _target(network, name, factors, folder)
+        add_to(layer, factors.b_OR @ factors.a_RI * factors.scale)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -194,14 +194,14 @@ def _by_pattern(patterns: Mapping[str, Any] | None, name: str, otherwise: Any) -
     return otherwise
 
 
-def _target(network: nn.Module, name: str, factors: Factors, folder: Path) -> nn.Linear:
+def _target(network: nn.Module, name: str, factors: Factors, folder: Path) -> Linear:
     try:
         layer = network.get_submodule(name)
     except AttributeError:
         layer = None
     wanted = (len(factors.b_OR), factors.a_RI.shape[1])
-    if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != wanted:
-        there = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else "no such layer"
+    there = tuple(matrix_of(layer).shape) if isinstance(layer, Linear) else "no such layer"
+    if not isinstance(layer, Linear) or there != wanted:
         raise IntegrityError(
             f"the adapter in {folder} does not fit this model: {name} is {wanted} in it, and"
             f" {there} here",

@@ -25,6 +25,11 @@ class Conv1D(nn.Module):
         self.weight = nn.Parameter(torch.empty(inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
+    @property
+    def matrix(self) -> Tensor:
+        """(outputs, inputs), as `nn.Linear` has it: the same storage."""
+        return self.weight.T
+
     def forward(self, x_TD: Tensor) -> Tensor:
         return torch.addmm(self.bias, x_TD, self.weight)
 

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
+from bessemer.models.gpt2 import Conv1D
 from bessemer.models.quantized import Bits, QuantizedMatrix, quantize
 
+Linear = nn.Linear | Conv1D
 ALL_LINEAR = "all-linear"
 NOT_A_TARGET = ("lm_head", "embed_out", "output_projection", "score")  # heads
 
@@ -38,7 +40,7 @@ class LoraLinear(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: Linear,
         rank: int,
         alpha: float,
         generator: torch.Generator,
@@ -47,14 +49,16 @@ class LoraLinear(nn.Module):
         bits: Bits | None = None,
     ):
         super().__init__()
-        self._quantized = quantize(base.weight, bits) if bits else None
-        kept = None if bits else nn.Parameter(base.weight.detach(), requires_grad=False)
+        matrix_OI = matrix_of(base)
+        self._quantized = quantize(matrix_OI, bits) if bits else None
+        kept = None if bits else nn.Parameter(matrix_OI.detach(), requires_grad=False)
         self.register_parameter("weight", kept)
         bias = base.bias
         kept = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.register_parameter("bias", kept)
         self.scale, self.dropout = alpha / rank, dropout
-        outputs, inputs = base.weight.shape
+        outputs, inputs = matrix_OI.shape
+        self.stored_transposed = isinstance(base, Conv1D)
         self.matrix_elements = outputs * inputs
         # Uniform in +-1/sqrt(inputs): PEFT's and nn.Linear's default.
         a_RI = torch.rand(rank, inputs, generator=generator) * 2 - 1
@@ -170,9 +174,9 @@ def add_lora(
     }  # fmt: skip
 
 
-def target_layers(network: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+def target_layers(network: nn.Module, targets: Sequence[str]) -> dict[str, Linear]:
     """The linear layers that `targets` name, by their full names."""
-    linear = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    linear = {name: m for name, m in network.named_modules() if isinstance(m, Linear)}
     leaves = {name.rpartition(".")[2] for name in linear} - set(NOT_A_TARGET)
     wanted = leaves if ALL_LINEAR in targets else set(targets)
     if unknown := sorted(wanted - leaves):
@@ -187,7 +191,7 @@ def target_layers(network: nn.Module, targets: Sequence[str]) -> dict[str, nn.Li
 def add_lora_layer(
     network: nn.Module,
     name: str,
-    layer: nn.Linear,
+    layer: Linear,
     *,
     rank: int,
     alpha: float,
@@ -229,5 +233,17 @@ def merge_into(base: nn.Module, layers: Mapping[str, LoraLinear]) -> None:
     was trained against would keep its rounding for good.
     """
     for name, layer in layers.items():
-        weight = base.get_parameter(f"{name}.weight")
-        weight.add_(layer.difference().to(weight.dtype))
+        add_to(base.get_submodule(name), layer.difference())
+
+
+@torch.no_grad()
+def add_to(layer: nn.Module, difference_OI: Tensor) -> None:
+    """Add to a linear layer's matrix, in its precision."""
+    assert isinstance(layer, Linear), type(layer)
+    matrix_OI = matrix_of(layer)
+    matrix_OI.add_(difference_OI.to(matrix_OI.dtype))
+
+
+def matrix_of(layer: Linear) -> Tensor:
+    """(outputs, inputs), however it is stored."""
+    return layer.matrix if isinstance(layer, Conv1D) else layer.weight
