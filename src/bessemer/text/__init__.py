@@ -4,6 +4,7 @@ Nothing here knows of tensors, and nothing is imported here: rooms take the modu
 """
 
 __all__ = [
+    "answers",
     "bpe",
     "chat_encoding",
     "chat_template",

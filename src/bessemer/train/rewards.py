@@ -25,10 +25,10 @@ from bessemer.core.sandbox import Limits, require_sandbox
 from bessemer.core.unit_tests import passed
 from bessemer.data.chats import Message
 from bessemer.models.reward_model import load_reward_model
+from bessemer.text.answers import code_in, in_box, in_tag, is_same, last_number
 from bessemer.text.chat_encoding import encode_chat
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.answers import code_in, in_box, in_tag, is_same, last_number
 from bessemer.train.objectives.reward_model import reward_of
 from bessemer.train.sections import (
     CodePart,

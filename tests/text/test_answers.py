@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.train.answers import code_in, in_box, in_tag, is_same, last_number, number_of
+from bessemer.text.answers import code_in, in_box, in_tag, is_same, last_number, number_of
 
 
 @pytest.mark.parametrize(
