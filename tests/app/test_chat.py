@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,19 @@ def test_a_model_that_does_not_load_says_so() -> None:
 
     with pytest.raises(EngineLoading):
         asyncio.run(run())
+
+
+def test_each_key_has_its_own_line_in_the_engine() -> None:
+    responder = FakeResponder(["x"])
+
+    async def ask(key_id: str | None) -> None:
+        asks = replace(somebody("chat"), key_id=key_id)
+        async for _ in respond(FakeServing({"a": responder}), asks, "a", REQUEST):
+            pass
+
+    asyncio.run(ask("key_1"))
+    asyncio.run(ask(None))
+    assert [request.client for request in responder.requests] == ["key_1", "u1"]
 
 
 def test_closing_a_reply_closes_the_responder_at_once() -> None:

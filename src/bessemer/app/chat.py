@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
 from bessemer.core.principal import Principal
@@ -111,7 +113,8 @@ def respond(serving: Serving, principal: Principal, model: str, request: ChatReq
             print(delta.text, end="")
     """
     principal.require(CHAT_SCOPE)
-    return Reply(serving, principal, model, request)
+    client = principal.key_id or principal.owner_id
+    return Reply(serving, principal, model, msgspec.structs.replace(request, client=client))
 
 
 def list_models(serving: Serving, principal: Principal) -> list[ServedModel]:

@@ -88,6 +88,7 @@ class EngineResponder:
             sampling=request.sampling,
             stop_ids=sorted(self._tokenizer.eos_ids),
             top_logprobs=request.top_logprobs,
+            client=request.client,
         )
 
     def _max_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:

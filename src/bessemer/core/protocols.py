@@ -144,7 +144,8 @@ Message = dict[str, Any]
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Messages in, as OpenAI spells them, or a bare `prompt` for text completion.
 
-    With a `suffix` the answer is what stands between the prompt (text, then) and it.
+    With a `suffix` the answer is what stands between the prompt (text, then) and it. `client` is
+    who asks, for the engine's fair queue.
     """
 
     request_id: str
@@ -155,6 +156,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: Sequence[str] = ()
     top_logprobs: int | None = None
+    client: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
