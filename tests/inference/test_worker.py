@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bessemer.core.engine_client import EngineClient
-from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable
-from bessemer.core.protocols import GenerateRequest, Sampling
+from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
+from bessemer.core.protocols import Constraint, GenerateRequest, Sampling
 from tests.inference.test_engine import full_logits, ids_of, request
 
 Tiny = Callable[[str], Path]
@@ -58,6 +58,10 @@ async def test_serves_its_life_through_a_socket(tiny: Tiny, tmp_path: Path) -> N
         with pytest.raises(ContextLengthExceeded) as caught:
             await client.score(ids_of(97))
         assert caught.value.facts["context_length"] == 96
+        held = request([1], 4, constraint=Constraint("json_object", param="response_format"))
+        with pytest.raises(InvalidInput, match=r"no tokenizer\.json") as refused:
+            await anext(client.generate(held))
+        assert refused.value.param == "response_format"
 
         # A stream left in the middle is cancelled in the worker.
         stream = client.generate(request(ids_of(4), 90))

@@ -152,7 +152,7 @@ def _died() -> EngineUnavailable:
 def describe_error(error: BessemerError) -> dict[str, Any]:
     """An error as a frame's body; `_rebuild` on the other side makes it again."""
     facts: dict[str, Any] = {"code": error.code, "message": error.message, "facts": error.facts}
-    facts["next_step"] = error.next_step
+    facts |= {"next_step": error.next_step, "param": error.param}
     if isinstance(error, Busy):
         facts["facts"] = {**error.facts, "retry_after_s": error.retry_after_s}
     return facts
@@ -161,4 +161,4 @@ def describe_error(error: BessemerError) -> dict[str, Any]:
 def _rebuild(body: dict[str, Any]) -> BessemerError:
     cls = by_code(body["code"])
     facts = dict(body["facts"])
-    return cls(body["message"], next_step=body["next_step"], **facts)
+    return cls(body["message"], next_step=body["next_step"], param=body.get("param"), **facts)

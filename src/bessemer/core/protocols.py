@@ -39,12 +39,31 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         ) or self.repetition_penalty != 1  # fmt: skip
 
 
+MAX_CONSTRAINT_CHARS = 1 << 18
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What the whole answer has to be; `text` says it in the notation of `kind`.
+
+    `json_schema`: a JSON Schema, as JSON. `json_object`: no text, any object. `regex`: in Rust's
+    syntax, from the first character to the last. `lark`: llguidance's dialect of Lark. `choice`:
+    a JSON array of strings, one of which is the answer. At most `MAX_CONSTRAINT_CHARS` characters;
+    faults name `param`, the request's field.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "lark", "choice"]
+    text: str = ""
+    param: str | None = None
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Token ids in. `top_logprobs` None asks for no log-probabilities, 0 for the chosen one's.
 
     `stop_ids` end the answer without being part of it. Stop *strings* are the responder's work,
-    because only text knows them. `client` says in whose line it waits: the engine serves clients
-    evenly. After `deadline_s` seconds, waiting included, it ends with DeadlineExceeded.
+    because only text knows them. Under a `constraint` the answer also ends where nothing can
+    follow, and a stop id is drawn only where the answer may end. `client` says in whose line it
+    waits: the engine serves clients evenly. After `deadline_s` seconds, waiting included, it ends
+    with DeadlineExceeded.
     """
 
     request_id: str
@@ -53,6 +72,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop_ids: Sequence[int] = ()
     top_logprobs: int | None = None
+    constraint: Constraint | None = None
     client: str = ""
     deadline_s: float | None = None
 
@@ -105,6 +125,7 @@ class Engine(Protocol):
             Busy: the queue is full.
             DeadlineExceeded: the request's time has passed.
             EngineUnavailable: the engine died or is loading.
+            InvalidInput: the constraint has a fault, or asks for what cannot be held to.
         """
         ...
 

@@ -2,8 +2,18 @@
 
 The story of a request: `engine` takes it, `scheduler` admits it to a row of the `cache` and
 gives it a share of each step, `stepper` takes the step: `runner` computes it with the `prepared`
-network, `sampling` draws the next token. `worker` is the process around an engine; `live` is an
-engine over a network that is being trained.
+network, `constraint` says which tokens may be next, `sampling` draws one of them. `worker` is the
+process around an engine; `live` is an engine over a network that is being trained.
 """
 
-__all__ = ["cache", "engine", "live", "precision", "prepared", "probing", "sampling", "worker"]
+__all__ = [
+    "cache",
+    "constraint",
+    "engine",
+    "live",
+    "precision",
+    "prepared",
+    "probing",
+    "sampling",
+    "worker",
+]

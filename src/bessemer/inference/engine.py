@@ -13,15 +13,17 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bessemer.core.errors import EngineUnavailable
+from bessemer.core.errors import BessemerError, EngineUnavailable
 from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
+from bessemer.inference.constraint import Compiler, Matcher
 from bessemer.inference.prepared import PreparedDecoder
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
@@ -51,8 +53,9 @@ class NativeEngine:
     _model: PreparedDecoder
     _stepper: Stepper
 
-    def __init__(self, digest: str, settings: EngineSettings) -> None:
+    def __init__(self, folder: Path, digest: str, settings: EngineSettings) -> None:
         self._digest, self._settings = digest, settings
+        self._compiler = Compiler(folder)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._fault: BaseException | None = None
@@ -67,7 +70,7 @@ class NativeEngine:
         Raises:
             BessemerError: whatever `load_decoder` raises.
         """
-        engine = cls(digest, settings or EngineSettings())
+        engine = cls(folder, digest, settings or EngineSettings())
         # The thread that computes also loads: a process whose parallel regions start from two
         # threads has two OpenMP teams, and the runtime then stops spinning, which halves the
         # speed of decoding (docs/logbook.md).
@@ -81,6 +84,7 @@ class NativeEngine:
 
     def close(self) -> None:
         """Stop after the current step; sequences under way get EngineUnavailable."""
+        self._compiler.close()
         self._inbox.put(None)
         self._thread.join()
 
@@ -88,7 +92,11 @@ class NativeEngine:
 
     def submit(self, sequence: EngineSequence) -> None:
         """Queue a sequence; everything about it comes through its `send`."""
-        self._inbox.put(lambda: self._admit(sequence))
+        constraint = sequence.request.constraint if sequence.request else None
+        if constraint is None:
+            self._inbox.put(lambda: self._admit(sequence))
+        else:
+            self._compiler.compile(constraint, partial(self._submit_constrained, sequence))
 
     def cancel(self, sequence: EngineSequence) -> None:
         """Forget it at the next step; it sends nothing more."""
@@ -157,6 +165,15 @@ class NativeEngine:
     async def info(self) -> EngineInfo:
         return self.info_now()
 
+    # -- the compiler's thread ------------------------------------------------------------
+
+    def _submit_constrained(self, sequence: EngineSequence, made: Matcher | BessemerError) -> None:
+        if isinstance(made, Matcher):
+            sequence.matcher = made
+            self._inbox.put(lambda: self._admit(sequence))
+        else:
+            self._inbox.put(lambda: self._refuse(sequence, made))
+
     # -- the engine's thread --------------------------------------------------------------
 
     def _live(self, folder: Path) -> None:
@@ -212,6 +229,11 @@ class NativeEngine:
 
     def _admit(self, sequence: EngineSequence) -> None:
         if not self._stepper.admit(sequence):
+            self._after_step()
+
+    def _refuse(self, sequence: EngineSequence, error: BessemerError) -> None:
+        if not sequence.cancelled:
+            sequence.send("error", error)
             self._after_step()
 
     def _refuse_the_rest(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bessemer.core.protocols import FinishReason, GenerateRequest
 from bessemer.inference.cache import Reuse, Row
+from bessemer.inference.constraint import Matcher
 
 Wanted = Literal["tokens", "scores", "vector"]
 Send = Callable[[str, Any], None]
@@ -18,7 +19,10 @@ Send = Callable[[str, Any], None]
 
 @dataclass(eq=False)
 class EngineSequence:
-    """`ids` grows as tokens are drawn; `row` is its place in the cache while it runs."""
+    """`ids` grows as tokens are drawn; `row` is its place in the cache while it runs.
+
+    `matcher` says which token may be next, where the request has a constraint.
+    """
 
     ids: list[int]
     wanted: Wanted
@@ -31,6 +35,7 @@ class EngineSequence:
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
     cancelled: bool = False
+    matcher: Matcher | None = None
     finish_reason: FinishReason | None = None
     vector_sum: Any = None
     client: str = ""

@@ -45,6 +45,7 @@ class Stepper:
                     f" {self._vocabulary - 1}",
                     param="logit_bias",
                 )
+            self._check_constraint(sequence)
             self.scheduler.add(sequence)
         except BessemerError as error:
             sequence.send("error", error)
@@ -81,17 +82,30 @@ class Stepper:
         assert request is not None and sequence.row is not None
         answer_ids = sequence.ids[sequence.prompt_tokens :]
         scores_V = adjusted(logits_V, request.sampling, request.prompt_ids, answer_ids)
-        token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
-        sequence.drawn += 1
-        self.scheduler.counters.completion_tokens += 1
-        stopped = token in sequence.stop_ids
-        if not stopped and sequence.drawn < request.max_tokens:
-            sequence.ids.append(token)
-            sequence.row.tokens.append(token)
-            reason: FinishReason | None = None
+        matcher = sequence.matcher
+        try:
+            if matcher is not None:
+                scores_V = matcher.masked(scores_V, sequence.stop_ids)
+            token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
+            stopped = token in sequence.stop_ids
+            ids = [] if stopped else [token]
+            if matcher is not None and not stopped:
+                # Log-probabilities of tokens nobody computes scores for could not be told.
+                room = request.max_tokens - sequence.drawn if request.top_logprobs is None else 1
+                ids = matcher.take(token, room, sequence.stop_ids)
+        except InvalidInput as error:
+            self._refuse(sequence, error)
+            return
+        sequence.drawn += len(ids) + stopped
+        self.scheduler.counters.completion_tokens += len(ids) + stopped
+        reason: FinishReason | None = None
+        if stopped or (matcher is not None and matcher.done):
+            reason = "stop"
+        elif sequence.drawn >= request.max_tokens:
+            reason = "length"
         else:
-            reason = "stop" if stopped else "length"
-        ids = [] if stopped else [token]
+            sequence.ids.extend(ids)
+            sequence.row.tokens.extend(ids)
         logprobs = stop_logprob = None
         if request.top_logprobs is not None:
             logprobs = [logprobs_of(logits_V, t, request.top_logprobs) for t in ids]
@@ -111,6 +125,23 @@ class Stepper:
             self.scheduler.finish(sequence)
         if not sequence.cancelled:
             sequence.send("chunk", chunk)
+
+    def _check_constraint(self, sequence: EngineSequence) -> None:
+        constraint = sequence.request.constraint if sequence.request else None
+        if constraint is None:
+            return
+        if sequence.matcher is None:
+            raise InvalidInput(
+                "this engine knows no text, so it cannot hold an answer to a constraint",
+                param=constraint.param,
+            )
+        sequence.stop_ids |= sequence.matcher.eos_ids
+
+    def _refuse(self, sequence: EngineSequence, error: InvalidInput) -> None:
+        """End a running sequence with an error."""
+        self.scheduler.finish(sequence)
+        if not sequence.cancelled:
+            sequence.send("error", error)
 
     def _complete(self, sequence: EngineSequence) -> None:
         assert sequence.row is not None
