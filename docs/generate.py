@@ -58,6 +58,10 @@ MEANING = {
     "stream": "server-sent events, ended by `[DONE]`",
     "stream_options": "`include_usage`; `include_obfuscation` is refused when true",
     "suffix": "completions: what follows the answer; for models trained to fill in the middle",
+    "response_format": "`text`, `json_object` or `json_schema`; a schema is always held to,"
+    " `strict` or not ([guide](../guides/structured-output.md))",
+    "structured_outputs": "**extension**: one of `json` (a schema), `regex`, `choice` (a list of"
+    " strings), `grammar` (Lark) and `json_object`, which the answer then is",
     "logprobs": "chat: true or false; completions: how many alternatives",
     "top_logprobs": "with `logprobs`",
 }

@@ -55,7 +55,8 @@ class EngineResponder:
 
         Raises:
             ContextLengthExceeded: naming the context, the prompt's tokens and what was asked for.
-            InvalidInput: messages for a model without a template; ids that are no tokens.
+            InvalidInput: messages for a model without a template; ids that are no tokens; a
+                constraint that cannot be held to.
             Busy, EngineUnavailable: as the engine says.
         """
         prompt_ids = await self._prompt_ids(request)
@@ -89,6 +90,7 @@ class EngineResponder:
             stop_ids=sorted(self._tokenizer.eos_ids),
             top_logprobs=request.top_logprobs,
             client=request.client,
+            constraint=request.constraint,
         )
 
     def _max_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:

@@ -178,6 +178,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: Sequence[str] = ()
     top_logprobs: int | None = None
     client: str = ""
+    constraint: Constraint | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,15 +10,10 @@ from msgspec import Meta, Raw
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest, Message
+from bessemer.gateway.constraints import NOTHING, ResponseFormat, constraint_of
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
-from bessemer.gateway.parameters import (
-    NOTHING,
-    Ask,
-    Count,
-    Parameters,
-    refuse_unless_neutral,
-)
+from bessemer.gateway.parameters import Ask, Count, Parameters, refuse_unless_neutral
 
 # As in OpenAI's API.
 MAX_MESSAGES = 2_048
@@ -54,6 +49,7 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
     # They say who asks, and how to file it; they do not change an answer.
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
@@ -63,7 +59,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     # They would change it.
     store: bool | None = None
     service_tier: str | None = None
-    response_format: Raw = NOTHING
     tools: Raw = NOTHING
     tool_choice: Raw = NOTHING
     parallel_tool_calls: bool | None = None
@@ -83,7 +78,6 @@ _NEUTRAL: Mapping[str, Sequence[Any]] = {
     "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -113,6 +107,7 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
     refuse_unless_neutral(body, _NEUTRAL)
     include_usage = body.include_usage()
     n = body.n or 1
+    constraint = constraint_of(body.response_format, body.structured_outputs)
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
     requests = [
         ChatRequest(
@@ -122,6 +117,7 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
             sampling=body.sampling(choice),
             stop=body.stops(),
             top_logprobs=_top_logprobs(body),
+            constraint=constraint,
         )
         for choice in range(n)
     ]

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest
+from bessemer.gateway.constraints import constraint_of
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.parameters import (
     MAX_CHOICES,
@@ -47,6 +48,7 @@ def parse_completion(raw: bytes, request_id: str) -> Ask:
     refuse_unless_neutral(body, _NEUTRAL)
     include_usage = body.include_usage()
     n = body.n or 1
+    constraint = constraint_of(body.structured_outputs)
     prompts = [prompt for prompt in _prompts(body.prompt, n) for _ in range(n)]
     requests = [
         ChatRequest(
@@ -57,6 +59,7 @@ def parse_completion(raw: bytes, request_id: str) -> Ask:
             sampling=body.sampling(index % n),
             stop=body.stops(),
             top_logprobs=body.logprobs,
+            constraint=constraint,
         )
         for index, prompt in enumerate(prompts)
     ]

@@ -10,7 +10,7 @@ import msgspec
 from bessemer.core.errors import InvalidInput
 from bessemer.gateway.failures import UnknownParameter
 
-Body = TypeVar("Body", bound=msgspec.Struct)
+Body = TypeVar("Body")
 
 _PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>.*?)`", re.DOTALL)

@@ -14,6 +14,7 @@ from msgspec import Meta, Raw
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest, Sampling
+from bessemer.gateway.constraints import StructuredOutputs
 from bessemer.gateway.failures import UnsupportedParameter
 
 # As in OpenAI's API.
@@ -21,8 +22,6 @@ MAX_CHOICES = 128
 MAX_STOPS = 4
 # Ours: text is searched for stop strings at every token.
 MAX_STOP_CHARS = 1_000
-
-NOTHING = Raw(b"")
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
@@ -44,7 +43,8 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields both requests have; null is the same as absent.
 
-    `top_k`, `min_p` and `repetition_penalty` are extensions, spelled as other servers do.
+    `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` are extensions, spelled as
+    other servers do.
     """
 
     model: str
@@ -63,6 +63,7 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] | None = None
     user: str | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def sampling(self, choice: int) -> Sampling:
         """Of choice number `choice`: with a seed, each choice of `n` has one of its own."""

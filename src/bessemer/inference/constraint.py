@@ -74,8 +74,9 @@ class Matcher:
         allowed_V[[i for i in stop_ids if i < len(scores_V)]] = self._matcher.is_accepting()
         if not allowed_V.any():
             raise self._fault("no token of this model's vocabulary can follow")
-        refused_V = torch.from_numpy(allowed_V == 0).to(scores_V.device)
-        return scores_V.masked_fill(refused_V, float("-inf"))
+        # NumPy computes in this thread; torch would wake its team for it.
+        kept_V = np.where(allowed_V, scores_V.cpu().numpy(), -np.inf)
+        return torch.from_numpy(kept_V).to(scores_V.device, scores_V.dtype)
 
     def take(self, token: int, room: int, stop_ids: Collection[int]) -> list[int]:
         """Go on by `token`, and by what must follow it, up to `room` tokens in all or a stop id.
