@@ -25,7 +25,7 @@ from bessemer.core import errors
 from bessemer.core.errors import BessemerError
 from bessemer.core.recipes import Frozen, explain, load, sections_of
 from bessemer.evals.recipe import EvalRecipe
-from bessemer.gateway import chat_request, completion_request, failures, parameters
+from bessemer.gateway import chat_request, completion_request, failures, parameters, tools
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from bessemer.train.recipe import TrainRecipe
 
@@ -37,7 +37,8 @@ NOTE = "<!-- written by docs/generate.py (make docs); do not edit -->\n"
 # Parameters that shape an answer, and what of OpenAI's own description needs to be said here.
 MEANING = {
     "model": "a name that `GET /v1/models` lists, or a digest (12 or more of its hex digits)",
-    "messages": "text only; roles `system`, `developer` (taken as `system`), `user`, `assistant`",
+    "messages": "text only; roles `system`, `developer` (taken as `system`), `user`, `assistant`,"
+    " and `tool` for the result of a call",
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
     "temperature": "default 1; 0 takes the likeliest token each time",
     "top_p": "default 1",
@@ -62,13 +63,18 @@ MEANING = {
     " `strict` or not ([guide](../guides/structured-output.md))",
     "structured_outputs": "**extension**: one of `json` (a schema), `regex`, `choice` (a list of"
     " strings), `grammar` (Lark) and `json_object`, which the answer then is",
+    "tools": "functions that the model may call, with arguments that are always valid"
+    f" ([guide](../guides/structured-output.md#tools)); up to {tools.MAX_TOOLS}",
+    "tool_choice": "`auto` (default with tools), `none`, `required`, one function by name, or"
+    " `allowed_tools`",
+    "parallel_tool_calls": "default true; false allows one call",
     "logprobs": "chat: true or false; completions: how many alternatives",
     "top_logprobs": "with `logprobs`",
 }
 # Beyond the tree of `core.errors`.
 API_ERRORS = (failures.__name__, chat.__name__)
 NO_EFFECT = {
-    *("user", "metadata", "safety_identifier", "parallel_tool_calls"),
+    *("user", "metadata", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
 }
 ENDPOINTS = (
@@ -84,8 +90,8 @@ DIFFERENCES = """\
   400 `unsupported_parameter`; an unknown one gives 400 `unknown_parameter`.
 - A prompt is never cut. If prompt and `max_tokens` do not fit the model, the answer is 400
   `context_length_exceeded` with all the numbers.
-- `top_k`, `min_p` and `repetition_penalty` are extensions. So is `state` of a model: `stopped`
-  (the first request will load it), `loading`, `ready` or `failed`.
+- `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` are extensions. So is `state` of
+  a model: `stopped` (the first request will load it), `loading`, `ready` or `failed`.
 - A request for a model that is loading waits for it, for up to a minute; then it gets 503
   `engine_loading`. A request whose engine dies gets 503 `engine_unavailable`, or that error as the
   last event of its stream; the engine is started again.
@@ -93,8 +99,10 @@ DIFFERENCES = """\
 - `system_fingerprint` is made of the model's digest, so it changes when the bytes do.
   `usage.prompt_tokens_details.cached_tokens` counts what the prefix cache saved.
 - When the client goes away, its request ends in the engine.
-- Not there: files, fine-tuning, evals, embeddings, responses, batches, images, audio, tools,
-  structured output."""
+- Schemas are always held to, `strict` or not; a keyword that cannot be is refused by name. An
+  answer with calls has `finish_reason` `tool_calls`, also where a function was chosen by name.
+- Not there: files, fine-tuning, evals, embeddings, responses, batches, images, audio, custom
+  tools."""
 
 
 def pages() -> dict[str, str]:
@@ -185,8 +193,8 @@ def api_page() -> str:
             " `x-request-id`.",
             "## POST /v1/chat/completions",
             *_parameter_tables(chat_request.ChatBody, chat_request._NEUTRAL),
-            f"At most {chat_request.MAX_MESSAGES:,} messages. A message with tool calls, a name,"
-            " audio or images is refused.",
+            f"At most {chat_request.MAX_MESSAGES:,} messages. A message with a name, audio or"
+            " images is refused.",
             "## POST /v1/completions",
             *_parameter_tables(completion_request.CompletionBody, completion_request._NEUTRAL),
             "## What differs from OpenAI",

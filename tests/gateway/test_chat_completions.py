@@ -213,9 +213,6 @@ def test_sampling_parameters_reach_the_engine() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "auto"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
         ("modalities", ["text", "audio"]),
@@ -241,10 +238,8 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role"),
         ({"role": "function", "content": "x", "name": "f"}, "messages[0].role"),
         ({"role": "user", "content": "x", "name": "Ann"}, "messages[0].name"),
-        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
          "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "file": {}}]},

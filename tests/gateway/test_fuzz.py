@@ -29,12 +29,14 @@ scalars = (
     | st.integers(-5, 200)
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.sampled_from(["", "user", "auto", "none", "text", "x" * 2000])
+    | st.sampled_from(
+        ["", "user", "auto", "none", "text", "function", "tool", "json_schema", "x" * 2000]
+    )
     | st.text(alphabet=st.characters(exclude_categories=()), max_size=8)
 )
-keys = st.sampled_from(["role", "content", "type", "text", "name", "include_usage"]) | st.text(
-    max_size=3
-)
+KEYS = """role content type text name include_usage tool_calls tool_call_id id function arguments
+ parameters json_schema schema json regex choice grammar json_object mode tools allowed_tools"""
+keys = st.sampled_from(KEYS.split()) | st.text(max_size=3)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),

@@ -6,19 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from bessemer.core.protocols import Constraint, GenerateRequest, Sampling
 from bessemer.inference.engine import NativeEngine
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import save_decoder
 from bessemer.text.tokenizer import Tokenizer
-from tests.text.model_folder import write_model_folder
+from tests.text.model_folder import CHATML, write_model_folder
 
-CONTEXT_LENGTH = 1024
+CONTEXT_LENGTH = 4096
 
 
-def write_speaking_model(folder: Path) -> Path:
-    write_model_folder(folder)
+def write_speaking_model(
+    folder: Path, template: str = CHATML, control: tuple[str, ...] = ()
+) -> Path:
+    """`control` are more control tokens than the usual ones."""
+    write_model_folder(folder, template)
+    if control:
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend.add_special_tokens(list(control))
+        backend.save(str(folder / "tokenizer.json"))
     config = ModelConfig(
         vocab_size=Tokenizer.load(folder).vocab_size + 7,
         hidden_size=32,

@@ -58,3 +58,56 @@ ENDLESS = """{% for m in messages %}{{ m.role }}: {{ m.content }}
 SPACED = """{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}
 {%- if add_generation_prompt %}assistant: {% endif %}
 """
+
+# Tools in the manner of Qwen and Hermes: one block a call, results in the user's voice.
+BLOCKS = """{% if tools -%}
+<|im_start|>system
+You may call functions:
+<tools>
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}
+</tools>
+Write <tool_call> blocks.<|im_end|>
+{% endif -%}
+{% for message in messages -%}
+{% if message.role == 'tool' -%}
+<|im_start|>user
+<tool_response>
+{{ message.content }}
+</tool_response><|im_end|>
+{% else -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] -%}
+{% if message.content or not loop.first %}{{ '\n' }}{% endif -%}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endif -%}
+{% endfor -%}
+{% if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""
+
+# Tools in the manner of Llama 3: the whole answer is one call.
+PARAMETERS = """{% if tools -%}
+<|im_start|>system
+Respond in the format {"name": function name, "parameters": dictionary}.
+{%- for tool in tools %}
+{{ tool | tojson(indent=2) }}
+{%- endfor %}<|im_end|>
+{% endif -%}
+{% for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.tool_calls -%}
+{%- set call = message.tool_calls[0].function %}
+{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}
+{%- else %}{{ message.content }}{% endif %}<|im_end|>
+{% endfor -%}
+{% if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""

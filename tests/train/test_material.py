@@ -11,21 +11,27 @@ import pytest
 
 from bessemer.core.errors import IntegrityError, InvalidInput
 from bessemer.core.recipes import load, loads
+from bessemer.data.chats import chat_of
 from bessemer.data.corpus import Document, split_of
 from bessemer.data.shards import TokenShards
 from bessemer.data.tokenizing import tokenize, write_splits
 from bessemer.text.bpe import train_bpe
+from bessemer.text.chat_encoding import encode_prompt
+from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import (
     DocumentSplits,
     Material,
     chat_material,
     document_material,
+    encode_chats,
     open_documents,
     open_tokenizer,
 )
 from bessemer.train.objectives.language import bytes_of_tokens
 from bessemer.train.recipe import TrainRecipe
+from tests.text.model_folder import CHATML, write_model_folder
+from tests.text.templates import BLOCKS
 from tests.train.tiny import make_dataset, make_run
 
 PRETRAIN = """
@@ -156,3 +162,20 @@ def test_chats_are_taught_on_their_answers_only(tmp_path: Path) -> None:
     assert sum(len(row.lengths) for row in made.validation) == 6
     assert made.facts["train_chats"] == 48
     assert made.tokenizer.decode(made.prompt).endswith("assistant: ")
+
+
+@pytest.mark.parametrize("template", [CHATML, BLOCKS])
+def test_a_chat_with_tools_is_taught_as_it_will_be_asked(tmp_path: Path, template: str) -> None:
+    tokenizer, found = Tokenizer.load(write_model_folder(tmp_path)), ChatTemplate(template)
+    tool = {"type": "function", "function": {"name": "get", "parameters": {"type": "object"}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": '{"a":1}'}}
+    asked = {"role": "user", "content": "Hi"}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    chat = chat_of({"messages": [asked, called], "tools": [tool]})
+    (piece,) = encode_chats([chat], tokenizer, found, ["assistant"])
+    # As the gateway hands on what a client sends.
+    prompt = encode_prompt([asked], tokenizer, found, [tool])
+    assert piece.ids[: len(prompt)].tolist() == prompt
+    taught = tokenizer.decode(piece.ids[piece.is_target].tolist(), skip_special=False)
+    assert taught.startswith("<tool_call>") and taught.endswith("</tool_call><|im_end|>")
+    assert '{"name": "get", "arguments": {"a": 1}}' in taught

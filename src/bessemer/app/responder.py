@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
+import msgspec
+
+from bessemer.app.call_transcript import CallTranscript
 from bessemer.app.streams import closing
 from bessemer.app.transcript import Transcript
 from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
-from bessemer.core.protocols import ChatRequest, Delta, Engine, GenerateRequest, Message
+from bessemer.core.protocols import (
+    ChatRequest,
+    Constraint,
+    Delta,
+    Engine,
+    GenerateRequest,
+    Message,
+)
 from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.infilling import infill_prompt
 from bessemer.text.tokenizer import Tokenizer
+from bessemer.text.tool_formats import call_constraint, format_of
 
 # Encoding more than this takes long enough to be felt by the other requests of the server.
 LONG_PROMPT_CHARS = 20_000
@@ -61,7 +73,7 @@ class EngineResponder:
         """
         prompt_ids = await self._prompt_ids(request)
         asked = self._generate_request(request, prompt_ids)
-        transcript = Transcript(self._tokenizer, request.stop, len(prompt_ids))
+        transcript = self._transcript(request, len(prompt_ids))
         last: Delta | None = None
         async with closing(self._engine.generate(asked)) as chunks:
             async for chunk in chunks:
@@ -71,7 +83,7 @@ class EngineResponder:
                 if delta.finish_reason:
                     last = delta
                     break
-                if delta.text or delta.logprobs:
+                if delta.text or delta.tool_calls or delta.logprobs:
                     yield delta
         # After the block: the engine stops working before the last words are on their way.
         if last is None:
@@ -90,7 +102,28 @@ class EngineResponder:
             stop_ids=sorted(self._tokenizer.eos_ids),
             top_logprobs=request.top_logprobs,
             client=request.client,
-            constraint=request.constraint,
+            constraint=self._constraint(request),
+        )
+
+    def _transcript(self, request: ChatRequest, prompt_tokens: int) -> Transcript | CallTranscript:
+        if _tools_of(request) is None:
+            return Transcript(self._tokenizer, request.stop, prompt_tokens)
+        way = format_of(self._checked_template())
+        return CallTranscript(self._tokenizer, request.stop, prompt_tokens, way)
+
+    def _constraint(self, request: ChatRequest) -> Constraint | None:
+        tools, choice = _tools_of(request), request.tool_choice
+        if tools is None:
+            return request.constraint
+        may = [t for t in tools if choice.names is None or t["function"]["name"] in choice.names]
+        required = choice.mode == "required"
+        return call_constraint(
+            format_of(self._checked_template()),
+            self._tokenizer,
+            may,
+            required=required,
+            parallel=request.parallel_tool_calls,
+            content=None if required else request.constraint,
         )
 
     def _max_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:
@@ -131,7 +164,8 @@ class EngineResponder:
 
     def _encode(self, request: ChatRequest) -> list[int]:
         if request.prompt is None:
-            return self._encode_messages(request.messages)
+            template = self._checked_template()
+            return encode_prompt(request.messages, self._tokenizer, template, _tools_of(request))
         if request.suffix is not None:
             return self._encode_infill(request)
         if isinstance(request.prompt, str):
@@ -140,12 +174,12 @@ class EngineResponder:
             ids = self._checked(list(request.prompt))
         return ids or self._start()
 
-    def _encode_messages(self, messages: Sequence[Message]) -> list[int]:
+    def _checked_template(self) -> ChatTemplate:
         if isinstance(self._template, InvalidInput):
             # A new one each time: a raised exception collects tracebacks.
             fault = self._template
             raise InvalidInput(fault.message, next_step=fault.next_step, param="messages")
-        return encode_prompt(messages, self._tokenizer, self._template)
+        return self._template
 
     def _encode_infill(self, request: ChatRequest) -> list[int]:
         if not isinstance(request.prompt, str) or request.suffix is None:
@@ -183,4 +217,15 @@ def _longest_token_bytes(tokenizer: Tokenizer) -> int:
 def _chars(request: ChatRequest) -> int:
     if request.prompt is not None:
         return len(request.prompt) + len(request.suffix or "")
-    return sum(len(message.get("content") or "") for message in request.messages)
+    said = (len(message.get("content") or "") for message in request.messages)
+    written = (part for part in (request.tools, *_calls(request)) if part)
+    return sum(said) + sum(len(msgspec.json.encode(part)) for part in written)
+
+
+def _calls(request: ChatRequest) -> Iterator[Any]:
+    return (message.get("tool_calls") for message in request.messages)
+
+
+def _tools_of(request: ChatRequest) -> Sequence[Message] | None:
+    """The tools that the model is told of: none where it must not call any."""
+    return request.tools if request.tools and request.tool_choice.mode != "none" else None

@@ -32,11 +32,18 @@ class Transcript:
 
     Args:
         prompt_tokens: the prompt's length, for an answer that ends before the engine counts it.
+        shown: control tokens that are text here.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        prompt_tokens: int,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, shown=shown)
         self._stops = StopStrings(stops) if stops else None
         self._stopped = False
         self._decoded = 0  # characters out of the detokenizer
@@ -61,7 +68,7 @@ class Transcript:
             text=text,
             logprobs=None if chunk.logprobs is None else self._release(finish_reason is not None),
             finish_reason=finish_reason,
-            usage=self._usage(chunk) if finish_reason else None,
+            usage=self.usage(chunk) if finish_reason else None,
         )
 
     def _texts(self, chunk: TokenChunk) -> list[str]:
@@ -119,7 +126,8 @@ class Transcript:
         assert chunk.finish_reason != "cancelled", "the responder refuses cancelled answers"
         return chunk.finish_reason
 
-    def _usage(self, chunk: TokenChunk) -> Usage:
+    def usage(self, chunk: TokenChunk) -> Usage:
+        """The counts up to `chunk`, the last one that was taken."""
         return Usage(
             prompt_tokens=chunk.prompt_tokens or self._prompt_tokens,
             completion_tokens=chunk.completion_tokens if chunk.finish_reason else self._tokens,

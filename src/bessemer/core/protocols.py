@@ -162,11 +162,19 @@ EngineMaker = Callable[[Any], LiveEngine]
 Message = dict[str, Any]
 
 
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether tools are called, and which may be: those of `names`, or any."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: Sequence[str] | None = None
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Messages in, as OpenAI spells them, or a bare `prompt` for text completion.
 
-    With a `suffix` the answer is what stands between the prompt (text, then) and it. `client` is
-    who asks, for the engine's fair queue.
+    With a `suffix` the answer is what stands between the prompt (text, then) and it. `tools` are
+    functions with JSON Schemas, as OpenAI spells them too; without any, nothing is called. `client`
+    is who asks, for the engine's fair queue.
     """
 
     request_id: str
@@ -179,6 +187,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     client: str = ""
     constraint: Constraint | None = None
+    tools: Sequence[Message] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,12 +209,25 @@ class TextLogprob(msgspec.Struct, frozen=True):
     top: Sequence[tuple[str, float, Sequence[int]]] = ()
 
 
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of call number `index`: first its id and name, then its arguments, JSON in pieces."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+AnswerEnd = Literal["stop", "length", "tool_calls"]
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """New text. The last one has `finish_reason` and `usage`."""
+    """New text and pieces of calls. The last one has `finish_reason` and `usage`."""
 
     text: str = ""
+    tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TextLogprob] | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: AnswerEnd | None = None
     usage: Usage | None = None
 
 

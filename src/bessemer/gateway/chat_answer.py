@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from bessemer.core.protocols import Delta, TextLogprob, Usage
+from bessemer.core.protocols import Delta, TextLogprob, ToolCallDelta, Usage
 from bessemer.gateway.choices import Choice
 from bessemer.gateway.shapes import Heading, MaybeUsage, UsageShape
 
@@ -31,11 +31,32 @@ class Logprobs(msgspec.Struct):
     refusal: None = None
 
 
+class FunctionShape(msgspec.Struct):
+    name: str | UnsetType
+    arguments: str
+
+
+class CallShape(msgspec.Struct):
+    id: str
+    function: FunctionShape
+    type: Literal["function"] = "function"
+
+
+class CallPiece(msgspec.Struct):
+    """The first of a call has everything, with empty arguments; the others have arguments only."""
+
+    index: int
+    function: FunctionShape
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class AnswerMessage(msgspec.Struct):
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
     annotations: tuple[()] = ()
+    tool_calls: list[CallShape] | UnsetType = UNSET
 
 
 class AnswerChoice(msgspec.Struct):
@@ -59,6 +80,7 @@ class DeltaShape(msgspec.Struct, omit_defaults=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    tool_calls: list[CallPiece] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):
@@ -93,7 +115,7 @@ class ChatShape:
             choices=[
                 AnswerChoice(
                     index=index,
-                    message=AnswerMessage(choice.text),
+                    message=_message(choice),
                     logprobs=_logprobs(choice.logprobs),
                     finish_reason=choice.finish_reason,
                 )
@@ -114,12 +136,32 @@ class ChatShape:
             said = DeltaShape(content=delta.text)
             logprobs = _logprobs(delta.logprobs)
             yield _chunk(heading, [ChunkChoice(index, said, logprobs, None)], usage)
+        for piece in delta.tool_calls:
+            called = DeltaShape(tool_calls=[_piece(piece)])
+            yield _chunk(heading, [ChunkChoice(index, called, None, None)], usage)
         if delta.finish_reason:
             over = ChunkChoice(index, DeltaShape(), None, delta.finish_reason)
             yield _chunk(heading, [over], usage)
 
     def usage_chunk(self, heading: Heading, usage: Usage) -> bytes:
         return _chunk(heading, (), UsageShape.of(usage))
+
+
+def _message(choice: Choice) -> AnswerMessage:
+    calls = [
+        CallShape(call.id or "", FunctionShape(call.name or "", call.arguments))
+        for call in choice.calls
+    ]
+    if not calls:
+        return AnswerMessage(choice.text)
+    return AnswerMessage(choice.text or None, tool_calls=calls)
+
+
+def _piece(piece: ToolCallDelta) -> CallPiece:
+    if piece.id is None:
+        return CallPiece(piece.index, FunctionShape(UNSET, piece.arguments))
+    function = FunctionShape(piece.name or "", piece.arguments)
+    return CallPiece(piece.index, function, piece.id, "function")
 
 
 def _chunk(heading: Heading, choices: Sequence[ChunkChoice], usage: MaybeUsage) -> bytes:

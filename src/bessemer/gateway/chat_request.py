@@ -14,6 +14,15 @@ from bessemer.gateway.constraints import NOTHING, ResponseFormat, constraint_of
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
 from bessemer.gateway.parameters import Ask, Count, Parameters, refuse_unless_neutral
+from bessemer.gateway.tools import (
+    CallsField,
+    Choice,
+    ToolChoiceField,
+    ToolsField,
+    check_results,
+    checked_tools,
+    choice_of,
+)
 
 # As in OpenAI's API.
 MAX_MESSAGES = 2_048
@@ -39,8 +48,8 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     refusal: Raw = NOTHING
     audio: Raw = NOTHING
     annotations: Raw = NOTHING
-    tool_calls: Raw = NOTHING
-    tool_call_id: Raw = NOTHING
+    tool_calls: CallsField | None = None
+    tool_call_id: str | None = None
     function_call: Raw = NOTHING
 
 
@@ -50,6 +59,9 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    tools: ToolsField | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
     # They say who asks, and how to file it; they do not change an answer.
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
@@ -59,9 +71,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     # They would change it.
     store: bool | None = None
     service_tier: str | None = None
-    tools: Raw = NOTHING
-    tool_choice: Raw = NOTHING
-    parallel_tool_calls: bool | None = None
     functions: Raw = NOTHING
     function_call: Raw = NOTHING
     modalities: Raw = NOTHING
@@ -74,8 +83,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
 
 
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "tools": ([],),
-    "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
     "modalities": (["text"],),
@@ -93,8 +100,6 @@ _NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
     "refusal": (),
     "audio": (),
     "annotations": ([],),
-    "tool_calls": ([],),
-    "tool_call_id": (),
     "function_call": (),
 }
 
@@ -109,34 +114,64 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
     n = body.n or 1
     constraint = constraint_of(body.response_format, body.structured_outputs)
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
+    check_results(messages)
+    tools = checked_tools(body.tools)
+    choice = choice_of(body.tool_choice, tools)
     requests = [
         ChatRequest(
-            request_id=f"{request_id}-{choice}",
+            request_id=f"{request_id}-{index}",
             messages=messages,
             max_tokens=_max_tokens(body),
-            sampling=body.sampling(choice),
+            sampling=body.sampling(index),
             stop=body.stops(),
             top_logprobs=_top_logprobs(body),
             constraint=constraint,
+            tools=tools,
+            tool_choice=choice,
+            parallel_tool_calls=_may_be_parallel(body),
         )
-        for choice in range(n)
+        for index in range(n)
     ]
     return Ask(body.model, requests, n, bool(body.stream), include_usage)
 
 
 def _message(message: ChatMessage, place: str) -> Message:
-    if message.role in ("tool", "function"):
-        raise UnsupportedParameter(f"{place}.role", f"as {message.role!r} is not supported yet")
+    if message.role == "function":
+        raise UnsupportedParameter(f"{place}.role", "as 'function' is not supported; use 'tool'")
     try:
         refuse_unless_neutral(message, _NEUTRAL_MESSAGE)
     except UnsupportedParameter as fault:
         raise UnsupportedParameter(f"{place}.{fault.param}") from None
     # Models that are not OpenAI's know the developer's voice by its older name.
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": _content(message, f"{place}.content")}
+    return {
+        "role": role,
+        **_calls(message, place),
+        "content": _content(message, f"{place}.content"),
+    }
+
+
+def _calls(message: ChatMessage, place: str) -> Message:
+    """What ties calls and results together."""
+    wanted = {"assistant": "tool_calls", "tool": "tool_call_id"}.get(message.role)
+    for field in ("tool_calls", "tool_call_id"):
+        if getattr(message, field) and field != wanted:
+            raise InvalidInput(
+                f"'{place}.{field}' has no place in a message of the role '{message.role}'.",
+                param=f"{place}.{field}",
+            )
+    if message.role == "tool":
+        if message.tool_call_id is None:
+            param = f"{place}.tool_call_id"
+            raise InvalidInput(f"Missing required parameter: '{param}'.", param=param)
+        return {"tool_call_id": message.tool_call_id}
+    calls = [call.message() for call in message.tool_calls or ()]
+    return {"tool_calls": calls} if calls else {}
 
 
 def _content(message: ChatMessage, place: str) -> str:
+    if message.content is None and message.tool_calls:
+        return ""
     if message.content is None:
         raise InvalidInput(f"Missing required parameter: '{place}'.", param=place)
     if isinstance(message.content, str):
@@ -154,6 +189,12 @@ def _text(part: ContentPart, place: str) -> str:
     if part.text is None:
         raise InvalidInput(f"Missing required parameter: '{place}.text'.", param=f"{place}.text")
     return part.text
+
+
+def _may_be_parallel(body: ChatBody) -> bool:
+    """A function that was chosen by name is called once, as in OpenAI's API."""
+    chosen = isinstance(body.tool_choice, Choice) and body.tool_choice.type == "function"
+    return body.parallel_tool_calls is not False and not chosen
 
 
 def _max_tokens(body: ChatBody) -> int | None:

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from bessemer.app.chat import Reply
-from bessemer.core.protocols import Delta, TextLogprob, Usage
+from bessemer.core.protocols import AnswerEnd, Delta, TextLogprob, ToolCallDelta, Usage
 
 
 class Piece(NamedTuple):
@@ -28,15 +28,31 @@ class Choice:
 
     texts: list[str] = field(default_factory=list)
     logprobs: list[TextLogprob] = field(default_factory=list)
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: AnswerEnd | None = None
     usage: Usage | None = None
+    pieces: list[ToolCallDelta] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def calls(self) -> list[ToolCallDelta]:
+        """Its calls, each with its arguments in one piece."""
+        opened = [piece for piece in self.pieces if piece.id is not None]
+        return [
+            ToolCallDelta(
+                call.index,
+                call.id,
+                call.name,
+                "".join(piece.arguments for piece in self.pieces if piece.index == call.index),
+            )
+            for call in opened
+        ]
+
     def take(self, delta: Delta) -> None:
         self.texts.append(delta.text)
+        self.pieces.extend(delta.tool_calls)
         self.logprobs.extend(delta.logprobs or ())
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage

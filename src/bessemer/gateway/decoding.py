@@ -30,6 +30,16 @@ def decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
         raise InvalidInput("The JSON body is nested too deeply.") from None
 
 
+def convert(value: object, kind: type[Body], place: str) -> Body:
+    """A part of a body that was decoded as it is. Raises as `decode`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as fault:
+        raise _explain(str(fault).replace("`$", f"`$.{place}", 1)) from None
+    except RecursionError:
+        raise InvalidInput("The JSON body is nested too deeply.") from None
+
+
 def _explain(fault: str) -> InvalidInput:
     place = _PLACE.search(fault)
     # `[...]` is some value of a mapping.

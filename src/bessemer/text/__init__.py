@@ -13,4 +13,7 @@ __all__ = [
     "special_tokens",
     "stop_strings",
     "tokenizer",
+    "tool_calls",
+    "tool_formats",
+    "tool_prompt",
 ]

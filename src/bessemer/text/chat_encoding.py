@@ -20,6 +20,7 @@ from bessemer.core.errors import InvalidInput
 from bessemer.text.chat_template import ChatTemplate, Message
 from bessemer.text.control_marks import mark_control_tokens
 from bessemer.text.tokenizer import Tokenizer
+from bessemer.text.tool_prompt import tell
 
 Tools = Sequence[Message] | None
 
@@ -116,7 +117,9 @@ class _Renderer:
         self._tokenizer = tokenizer
         self._template = template
         self._marks = mark_control_tokens([list(messages), tools], tokenizer.special_texts)
-        self._messages, self._tools = self._marks.values
+        self._before, self._messages, self._tools = tell(
+            *self._marks.values, knows_tools=template.knows_tools
+        )
         self._texts: dict[tuple[int, bool], str] = {}
 
     def parts(self, count: int, *, opens: bool) -> list[_Part]:
@@ -150,7 +153,9 @@ class _Renderer:
     def _text(self, count: int, *, opens: bool) -> str:
         if (count, opens) not in self._texts:
             self._texts[count, opens] = self._template.render(
-                self._messages[:count], add_generation_prompt=opens, tools=self._tools
+                [*self._before, *self._messages[:count]],
+                add_generation_prompt=opens,
+                tools=self._tools,
             )
         return self._texts[count, opens]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from bessemer.core.errors import InvalidInput
 from bessemer.text.sandbox import Sandbox
@@ -21,19 +22,26 @@ LARGEST_TEXT = 64_000_000  # characters; a template in an endless loop stops her
 
 
 class ChatTemplate:
-    """One compiled template and the special tokens it may name."""
+    """One compiled template and the special tokens it may name.
+
+    Attributes:
+        knows_tools: whether it writes tools or calls at all.
+    """
 
     def __init__(self, source: str, special: Mapping[str, str] | None = None) -> None:
         """Raises InvalidInput when `source` is no template; the message names the line."""
         self.source = source
         self._special = dict(special or {})
+        sandbox = Sandbox()
         try:
-            self._template = Sandbox().from_string(source)
+            self._template = sandbox.from_string(source)
+            names = jinja2.meta.find_undeclared_variables(sandbox.parse(source))
         except jinja2.TemplateSyntaxError as fault:
             raise InvalidInput(
                 f"the chat template has a fault in line {fault.lineno}: {fault.message}",
                 next_step="repair chat_template in the model's tokenizer_config.json",
             ) from fault
+        self.knows_tools = "tools" in names or "tool_calls" in source
 
     @classmethod
     def load(cls, folder: Path) -> ChatTemplate:

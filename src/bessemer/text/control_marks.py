@@ -40,7 +40,7 @@ class Marks(NamedTuple):
 
 
 def mark_control_tokens(values: list[Any], control_texts: Sequence[str]) -> Marks:
-    """Enclose each of `control_texts` in every string of the JSON `values` (keys excepted).
+    """Enclose each of `control_texts` in every string of the JSON `values`, names included.
 
     Args:
         values: JSON values; they are not changed.
@@ -63,7 +63,8 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
+        for name, item in value.items():
+            yield name
             yield from _strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -74,7 +75,10 @@ def _mark(value: Any, written: re.Pattern[str], marked: str) -> Any:
     if isinstance(value, str):
         return written.sub(marked, value)
     if isinstance(value, dict):
-        return {key: _mark(item, written, marked) for key, item in value.items()}
+        return {
+            _mark(name, written, marked): _mark(item, written, marked)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_mark(item, written, marked) for item in value]
     return value

@@ -18,15 +18,23 @@ class Detokenizer:
     ['', '', '', '🙂']
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special: bool = True,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """`shown` are control tokens that are text all the same."""
         self._tokenizer = tokenizer
-        self._skip_special = skip_special
+        self._skip_special, self._shown = skip_special, shown
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._may_strip = tokenizer.strips_first_space
 
     def push(self, token_id: int) -> str:
         """The characters this token completes; "" while one is still incomplete."""
-        if self._skip_special and self._tokenizer.is_special(token_id):
+        hidden = self._skip_special and token_id not in self._shown
+        if hidden and self._tokenizer.is_special(token_id):
             return ""
         return self._strip_first(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 

@@ -233,7 +233,7 @@ def encode_chats(
     pieces = []
     for number, chat in enumerate(chats, start=1):
         try:
-            ids, is_target = encode_chat(chat.messages, tokenizer, template, roles)
+            ids, is_target = encode_chat(chat.messages, tokenizer, template, roles, chat.tools)
         except InvalidInput as fault:
             raise DataError(fault.message, line=number, next_step=fault.next_step) from fault
         pieces.append(Piece(np.array(ids, dtype=np.int64), np.array(is_target, dtype=np.bool_)))
@@ -243,7 +243,7 @@ def encode_chats(
 def _first_prompt(chats: Sequence[Chat], tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:
     messages = list(chats[0].messages)
     answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return encode_prompt(messages[:answer], tokenizer, template)
+    return encode_prompt(messages[:answer], tokenizer, template, chats[0].tools)
 
 
 def _dataset(recipe: TrainRecipe, datasets: Mapping[str, Any]) -> TokenDataset:
