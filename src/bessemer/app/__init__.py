@@ -14,6 +14,7 @@ __all__ = [
     "engines",
     "epitaph",
     "evaluations",
+    "exporting",
     "harvest",
     "jobs",
     "keys",

@@ -14,6 +14,7 @@ __all__ = [
     "folder",
     "foreign",
     "functions",
+    "gguf_export",
     "gguf_import",
     "gpt2",
     "lora",

@@ -10,7 +10,6 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md); dequantizers from 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,30 +24,12 @@ from bessemer.models.config import ARCHITECTURES, Llama3Scaling, ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import INDEX, SINGLE, count_names
 from bessemer.models.gguf_file import Facts, open_gguf
+from bessemer.models.gguf_layout import ROTARY_FACTORS, folder_name, rows_to_folder
 from bessemer.models.gguf_tokenizer import tokenizer_files
 from bessemer.models.rotary import inverse_frequencies
 
 KNOWN_TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"}
 
-_OUTER = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-_INNER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_ROTARY_FACTORS = "rope_freqs.weight"
 # Llama 3 files carry the result of the rotary scaling, not its parameters. These are the ones
 # that were ever published (3.1 and 3.3; 3.2).
 _PUBLISHED_SCALINGS = (Llama3Scaling(8.0, 1.0, 4.0, 8192), Llama3Scaling(32.0, 1.0, 4.0, 8192))
@@ -110,12 +91,19 @@ def _config(facts: Facts, reader: GGUFReader) -> ModelConfig:
         mlp_bias="blk.0.ffn_up.bias" in names,
         qk_norm=family == "qwen3",
         bos_token_id=facts.integer("tokenizer.ggml.bos_token_id"),
-        eos_token_id=facts.integer("tokenizer.ggml.eos_token_id"),
+        eos_token_id=_end_ids(facts),
         pad_token_id=facts.integer("tokenizer.ggml.padding_token_id"),
     )
     if ModelConfig.from_hf(config.to_hf()) != config:
         raise InvalidInput(f"no {family} config.json can describe this file's set of biases")
     return config
+
+
+def _end_ids(facts: Facts) -> int | list[int] | None:
+    """Every token that ends an answer: of a text, of a turn, of a message."""
+    found = [facts.integer(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+    ids = list(dict.fromkeys(id_ for id_ in found if id_ is not None))
+    return ids if len(ids) > 1 else ids[0] if ids else None
 
 
 def _refuse_other_rotary(facts: Facts, family: str, head_dim: int) -> None:
@@ -133,14 +121,14 @@ def round_float32(value: float) -> float:
 
 
 def _scaling(reader: GGUFReader, head_dim: int, theta: float) -> Llama3Scaling | None:
-    found = next((t for t in reader.tensors if t.name == _ROTARY_FACTORS), None)
+    found = next((t for t in reader.tensors if t.name == ROTARY_FACTORS), None)
     if found is None:
         return None
     factors = torch.from_numpy(np.array(found.data, dtype=np.float32))
     plain = inverse_frequencies(head_dim, theta, None)
     if found.tensor_type != GGMLQuantizationType.F32 or factors.shape != plain.shape:
         raise IntegrityError(
-            f"{_ROTARY_FACTORS} has shape {list(factors.shape)}, not F32 of {list(plain.shape)}"
+            f"{ROTARY_FACTORS} has shape {list(factors.shape)}, not F32 of {list(plain.shape)}"
         )
     for scaling in _PUBLISHED_SCALINGS:
         if torch.allclose(
@@ -152,7 +140,7 @@ def _scaling(reader: GGUFReader, head_dim: int, theta: float) -> Llama3Scaling |
 
 def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, torch.Tensor]]:
     for tensor in reader.tensors:
-        if tensor.name == _ROTARY_FACTORS:
+        if tensor.name == ROTARY_FACTORS:
             continue
         kind = GGMLQuantizationType(tensor.tensor_type).name
         if kind not in KNOWN_TYPES:
@@ -167,27 +155,9 @@ def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, tor
             raise IntegrityError(f"tensor {tensor.name} cannot be read: {fault}") from fault
         if not np.isfinite(values).all():
             raise IntegrityError(f"tensor {tensor.name} holds values that are not finite")
-        yield _name(tensor.name), torch.from_numpy(_reorder(values, tensor.name, config))
-
-
-def _name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
-    parts = gguf_name.split(".")
-    if len(parts) == 2 and parts[0] in _OUTER:
-        return f"{_OUTER[parts[0]]}.{parts[1]}"
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _INNER:
-        return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{parts[3]}"
-    raise InvalidInput(f"tensor {gguf_name!r} has no place in a Llama-family decoder")
-
-
-def _reorder(values: np.ndarray[Any, Any], name: str, config: ModelConfig) -> np.ndarray[Any, Any]:
-    """Undo llama.cpp's interleaving of rotary pairs in the rows of q and k (llama only)."""
-    part = name.split(".")[2] if name.startswith("blk.") else ""
-    if config.family != "llama" or part not in ("attn_q", "attn_k"):
-        return np.require(values, requirements=["C", "W", "O"])  # not the file's own memory
-    heads = config.heads if part == "attn_q" else config.kv_heads
-    pairs = values.reshape(heads, config.head_dim // 2, 2, math.prod(values.shape[1:]))
-    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
+        rows = rows_to_folder(values, tensor.name, config)
+        own = np.require(rows, requirements=["C", "W", "O"])  # not the file's own memory
+        yield folder_name(tensor.name), torch.from_numpy(own)
 
 
 def _expected_shapes(config: ModelConfig, reader: GGUFReader) -> dict[str, torch.Size]:
@@ -204,9 +174,9 @@ def _expected_shapes(config: ModelConfig, reader: GGUFReader) -> dict[str, torch
 
 def _check_shapes(reader: GGUFReader, expected: dict[str, torch.Size]) -> None:
     found = {
-        _name(tensor.name): [int(size) for size in reversed(tensor.shape)]
+        folder_name(tensor.name): [int(size) for size in reversed(tensor.shape)]
         for tensor in reader.tensors
-        if tensor.name != _ROTARY_FACTORS
+        if tensor.name != ROTARY_FACTORS
     }
     missing = sorted(set(expected) - set(found))
     surplus = sorted(set(found) - set(expected))

@@ -26,6 +26,8 @@ from bessemer.models.gguf_file import Facts
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 # A whole piece of text that is a token is that token, whatever the merges; BOS by default.
 LLAMA3 = ("llama-bpe", "llama3")
+# llama.cpp's names of the pre-tokenizers known here, each once.
+SPLITTERS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
 
 # Split patterns as the models' own tokenizer.json files state them.
 _LLAMA3 = (
@@ -60,7 +62,7 @@ def tokenizer_files(facts: Facts, context_length: int) -> dict[str, str]:
         )
     splitter = facts.text("tokenizer.ggml.pre", "default")
     tokenizer = _bpe(facts, tokens, ignore_merges=splitter in LLAMA3)
-    tokenizer.pre_tokenizer = _pre_tokenizer(splitter)
+    tokenizer.pre_tokenizer = pre_tokenizer(splitter)
     if splitter == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
@@ -69,14 +71,26 @@ def tokenizer_files(facts: Facts, context_length: int) -> dict[str, str]:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in defined])
     config = _tokenizer_config(facts, tokens, control, context_length)
-    if config["add_bos_token"] and (bos := config.get("bos_token")):
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens.index(bos))]
-        )
+    tokenizer.post_processor = _around(facts, config, tokens)
     return {
         "tokenizer.json": tokenizer.to_str(pretty=True),
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
     }
+
+
+def _around(facts: Facts, config: dict[str, Any], tokens: list[str]) -> Any:
+    """What puts BOS before and EOS after a text, where the file asks for that."""
+    bos = config.get("bos_token") if config["add_bos_token"] else None
+    eos = config.get("eos_token") if facts.flag("tokenizer.ggml.add_eos_token", False) else None
+    named = list(dict.fromkeys(token for token in (bos, eos) if token))
+    if not named:
+        return None
+    one = " ".join(part for part in (bos, "$A", eos) if part)
+    return processors.TemplateProcessing(
+        single=one,
+        pair=f"{one} {one.replace('$A', '$B')}",
+        special_tokens=[(token, tokens.index(token)) for token in named],
+    )
 
 
 def _bpe(facts: Facts, tokens: list[str], *, ignore_merges: bool) -> Tokenizer:
@@ -93,7 +107,8 @@ def _pair(line: str) -> tuple[str, str]:
     return left, right
 
 
-def _pre_tokenizer(name: str | None) -> Any:
+def pre_tokenizer(name: str | None) -> Any:
+    """What llama.cpp calls `name`, as an object of `tokenizers`."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2"):
         return byte_level
@@ -103,7 +118,7 @@ def _pre_tokenizer(name: str | None) -> Any:
     patterns = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2}
     if name not in patterns:
         raise InvalidInput(
-            f"the pre-tokenizer {name!r} is not one of default, gpt-2, smollm, llama-bpe, qwen2",
+            f"the pre-tokenizer {name!r} is not one of default, {', '.join(SPLITTERS)}",
             next_step="pull the model's Hugging Face folder instead",
         )
     split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")
