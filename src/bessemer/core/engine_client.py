@@ -18,7 +18,7 @@ import msgspec
 
 from bessemer.core.errors import BessemerError, Busy, EngineUnavailable, by_code
 from bessemer.core.frames import encode_frame, read_frame
-from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
+from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 
 _GONE = object()
 
@@ -86,9 +86,10 @@ class EngineClient:
         """See `Engine.score`."""
         return msgspec.convert(await self._ask("score", ids=list(ids)), list[float])
 
-    async def embed(self, ids: Sequence[int]) -> list[float]:
+    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
         """See `Engine.embed`."""
-        return msgspec.convert(await self._ask("embed", ids=list(ids)), list[float])
+        vector = await self._ask("embed", ids=list(ids), pooling=pooling)
+        return msgspec.convert(vector, list[float])
 
     async def info(self) -> EngineInfo:
         """See `Engine.info`."""

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Pooling = Literal["mean", "cls", "last"]
+"""How hidden states become one vector: their mean, or the state of the first or last token."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +135,15 @@ class Engine(Protocol):
         """Natural log p(ids[i] | ids[:i]) for i = 1 .. len(ids) - 1."""
         ...
 
-    async def embed(self, ids: Sequence[int]) -> list[float]:
-        """The sequence as one vector of unit length."""
+    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+        """The sequence as one vector of unit length.
+
+        Args:
+            pooling: None for what the model was made with; a decoder's mean.
+
+        Raises:
+            ContextLengthExceeded, InvalidInput, Busy, EngineUnavailable: as `generate`.
+        """
         ...
 
     async def info(self) -> EngineInfo: ...

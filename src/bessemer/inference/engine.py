@@ -20,14 +20,18 @@ from typing import Any
 import torch
 
 from bessemer.core.errors import BessemerError, EngineUnavailable
-from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
+from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.constraint import Compiler, Matcher
+from bessemer.inference.encoding import EncoderStepper
 from bessemer.inference.prepared import PreparedDecoder
+from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
 from bessemer.inference.stepper import Stepper
+from bessemer.models.encoder import load_encoder
+from bessemer.models.encoder_config import is_encoder, own_pooling
 from bessemer.models.folder import load_decoder
 
 
@@ -50,8 +54,7 @@ class NativeEngine:
     """Continuous batching over one model. Start it with `open`, stop it with `close`."""
 
     _thread: threading.Thread
-    _model: PreparedDecoder
-    _stepper: Stepper
+    _stepper: Stepper | EncoderStepper
 
     def __init__(self, folder: Path, digest: str, settings: EngineSettings) -> None:
         self._digest, self._settings = digest, settings
@@ -118,18 +121,12 @@ class NativeEngine:
     @property
     def counters(self) -> Counters:
         """What was done since the start; read while the engine works, so never of one moment."""
-        return self._stepper.scheduler.counters
+        return self._stepper.counters
 
     def info_now(self) -> EngineInfo:
-        scheduler = self._stepper.scheduler
+        occupancy = self._stepper.occupancy()
         return EngineInfo(
-            model_digest=self._digest,
-            context_length=scheduler.cache.context_length,
-            precision=precisions.name_of(self._model.dtype),
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            max_running=len(scheduler.cache.rows),
-            memory_bytes=_memory_bytes(),
+            model_digest=self._digest, memory_bytes=_memory_bytes(), **occupancy._asdict()
         )
 
     # -- the Engine protocol --------------------------------------------------------------
@@ -155,10 +152,10 @@ class NativeEngine:
         scores: list[float] = open_letter(await inbox.get())
         return scores
 
-    async def embed(self, ids: Sequence[int]) -> list[float]:
-        """See `Engine.embed`: the mean of the last hidden states, of unit length."""
+    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+        """See `Engine.embed`."""
         inbox, send = mailbox()
-        self.submit(EngineSequence.for_whole(ids, "vector", send))
+        self.submit(EngineSequence.for_whole(ids, "vector", send, pooling))
         vector: list[float] = open_letter(await inbox.get())
         return vector
 
@@ -178,31 +175,13 @@ class NativeEngine:
 
     def _live(self, folder: Path) -> None:
         try:
-            self._load(folder)
+            self._stepper = _stepper(folder, self._settings)
         except BaseException as fault:
             self._fault = fault
             return
         finally:
             self._loaded.set()
         self._work()
-
-    def _load(self, folder: Path) -> None:
-        settings = self._settings
-        self._model = PreparedDecoder(load_decoder(folder, precisions.choose(settings.precision)))
-        context = min(settings.context_length or 1 << 30, self._model.config.context_length)
-        cache = KVCache(
-            self._model.config,
-            self._model.dtype,
-            rows=settings.max_running,
-            context_length=context,
-            kv_bytes=settings.kv_bytes,
-        )
-        self._stepper = Stepper(
-            self._model,
-            cache,
-            max_waiting=settings.max_waiting,
-            chunk_tokens=settings.chunk_tokens,
-        )
 
     def _work(self) -> None:
         try:
@@ -240,6 +219,30 @@ class NativeEngine:
         why = f"the engine failed: {self._fault!r}" if self._fault else "the engine was stopped"
         self._stepper.refuse_the_rest(EngineUnavailable(why))
         self._after_step()
+
+
+def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper:
+    """What takes the steps, by the kind of model that is in the folder."""
+    dtype = precisions.choose(settings.precision)
+    longest = settings.context_length or 1 << 30
+    if is_encoder(folder):
+        encoder = PreparedEncoder(load_encoder(folder, dtype))
+        return EncoderStepper(encoder, min(longest, encoder.config.context_length))
+    model = PreparedDecoder(load_decoder(folder, dtype))
+    cache = KVCache(
+        model.config,
+        model.dtype,
+        rows=settings.max_running,
+        context_length=min(longest, model.config.context_length),
+        kv_bytes=settings.kv_bytes,
+    )
+    return Stepper(
+        model,
+        cache,
+        max_waiting=settings.max_waiting,
+        chunk_tokens=settings.chunk_tokens,
+        pooling=own_pooling(folder),
+    )
 
 
 def mailbox() -> tuple[asyncio.Queue[Any], Callable[[str, Any], None]]:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from bessemer.core.errors import Conflict, InvalidInput
-from bessemer.core.protocols import EngineInfo, GenerateRequest, TokenChunk
-from bessemer.inference import precision as precisions
+from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference.cache import KVCache
 from bessemer.inference.engine import open_letter
 from bessemer.inference.prepared import AttendFused
@@ -127,26 +126,21 @@ class NativeLiveEngine:
         scores: list[float] = await self._whole(ids, "scores")
         return scores
 
-    async def embed(self, ids: Sequence[int]) -> list[float]:
-        """See `Engine.embed`: the mean of the last hidden states, of unit length."""
-        vector: list[float] = await self._whole(ids, "vector")
+    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+        """See `Engine.embed`."""
+        vector: list[float] = await self._whole(ids, "vector", pooling)
         return vector
 
     async def info(self) -> EngineInfo:
-        scheduler = self._stepper.scheduler
-        return EngineInfo(
-            model_digest=f"live:{self.version}",
-            context_length=self._cache.context_length,
-            precision=precisions.name_of(self._model.dtype),
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            max_running=ROWS,
-        )
+        occupancy = self._stepper.occupancy()
+        return EngineInfo(model_digest=f"live:{self.version}", **occupancy._asdict())
 
-    async def _whole(self, ids: Sequence[int], wanted: Wanted) -> Any:
+    async def _whole(
+        self, ids: Sequence[int], wanted: Wanted, pooling: Pooling | None = None
+    ) -> Any:
         letters = deque[Letter]()
         self._stepper.admit(
-            EngineSequence.for_whole(ids, wanted, lambda *letter: letters.append(letter))
+            EngineSequence.for_whole(ids, wanted, lambda *letter: letters.append(letter), pooling)
         )
         return await self._read(letters)
 

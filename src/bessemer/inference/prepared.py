@@ -123,17 +123,18 @@ def _prepare_layer(layer: Layer) -> _Layer:
     k_norm = getattr(attention.k_norm, "weight", None)
     return _Layer(
         input_norm_D=layer.input_layernorm.weight.detach(),
-        qkv=_join(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
         query_norm_E=None if q_norm is None else q_norm.detach(),
         key_norm_E=None if k_norm is None else k_norm.detach(),
-        out=_join(attention.o_proj),
+        out=join(attention.o_proj),
         post_norm_D=layer.post_attention_layernorm.weight.detach(),
-        gate_up=_join(mlp.gate_proj, mlp.up_proj),
-        down=_join(mlp.down_proj),
+        gate_up=join(mlp.gate_proj, mlp.up_proj),
+        down=join(mlp.down_proj),
     )
 
 
-def _join(*linears: torch.nn.Linear) -> Linear:
+def join(*linears: torch.nn.Linear) -> Linear:
+    """Several linear layers of one input as one, their outputs side by side."""
     weight_OI = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     return make_linear(weight_OI, torch.cat(biases) if biases else None)

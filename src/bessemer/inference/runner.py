@@ -76,9 +76,10 @@ class Runner:
             if share.sequence.wanted == "scores":
                 self._score(share.sequence, span, part_CD)
             elif share.sequence.wanted == "vector":
-                total = part_CD.double().sum(0)
                 seen = share.sequence.vector_sum
-                share.sequence.vector_sum = total if seen is None else seen + total
+                last = share.sequence.pooling == "last"
+                total = part_CD[-1].double() if last else part_CD.double().sum(0)
+                share.sequence.vector_sum = total if seen is None or last else seen + total
 
     def _score(self, sequence: EngineSequence, span: Span, hidden_CD: Tensor) -> None:
         """Write log p of each token that follows one of this chunk's."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bessemer.core.protocols import FinishReason, GenerateRequest
+from bessemer.core.protocols import FinishReason, GenerateRequest, Pooling
 from bessemer.inference.cache import Reuse, Row
 from bessemer.inference.constraint import Matcher
 
@@ -37,6 +37,7 @@ class EngineSequence:
     cancelled: bool = False
     matcher: Matcher | None = None
     finish_reason: FinishReason | None = None
+    pooling: Pooling | None = None
     vector_sum: Any = None
     client: str = ""
     deadline_s: float | None = None
@@ -59,9 +60,11 @@ class EngineSequence:
         )
 
     @classmethod
-    def for_whole(cls, ids: Sequence[int], wanted: Wanted, send: Send) -> EngineSequence:
+    def for_whole(
+        cls, ids: Sequence[int], wanted: Wanted, send: Send, pooling: Pooling | None = None
+    ) -> EngineSequence:
         """A sequence that is only read: to be scored, or made a vector."""
-        return cls(ids=list(ids), wanted=wanted, send=send, prompt_tokens=len(ids))
+        return cls(ids=list(ids), wanted=wanted, send=send, prompt_tokens=len(ids), pooling=pooling)
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline has passed; `now` is of the monotonic clock."""

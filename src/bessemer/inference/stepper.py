@@ -6,32 +6,56 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bessemer.core.errors import BessemerError, InvalidInput
-from bessemer.core.protocols import FinishReason, TokenChunk
+from bessemer.core.protocols import FinishReason, Pooling, TokenChunk
+from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.runner import Runner, ServedModel
 from bessemer.inference.sampling import adjusted, draw, logprobs_of
-from bessemer.inference.scheduler import Scheduler, Step
+from bessemer.inference.scheduler import Counters, Scheduler, Step
 from bessemer.inference.sequence import EngineSequence
 
 
+class Occupancy(NamedTuple):
+    """How much an engine holds, and how busy it is."""
+
+    context_length: int
+    precision: str
+    running: int
+    waiting: int
+    max_running: int
+
+
 class Stepper:
-    """Continuous batching over one model."""
+    """Continuous batching over one decoder; `pooling` is what a vector is made by unless asked."""
 
     def __init__(
-        self, model: ServedModel, cache: KVCache, *, max_waiting: int, chunk_tokens: int
+        self,
+        model: ServedModel,
+        cache: KVCache,
+        *,
+        max_waiting: int,
+        chunk_tokens: int,
+        pooling: Pooling = "mean",
     ) -> None:
         self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
         self._vocabulary = model.config.vocab_size
+        self._pooling: Pooling = pooling
+        self._precision = precisions.name_of(model.dtype)
         self._runner = Runner(model, cache)
 
     @property
     def idle(self) -> bool:
         return not self.scheduler.running and not self.scheduler.waiting
+
+    @property
+    def counters(self) -> Counters:
+        return self.scheduler.counters
 
     def admit(self, sequence: EngineSequence) -> bool:
         """Queue a sequence, or send it the reason why not."""
@@ -46,6 +70,12 @@ class Stepper:
                     param="logit_bias",
                 )
             self._check_constraint(sequence)
+            sequence.pooling = sequence.pooling or self._pooling
+            if sequence.pooling == "cls":
+                raise InvalidInput(
+                    "a decoder's first token has seen nothing else; pooling is mean or last",
+                    param="pooling",
+                )
             self.scheduler.add(sequence)
         except BessemerError as error:
             sequence.send("error", error)
@@ -62,6 +92,16 @@ class Stepper:
         speed = step.tokens / (time.perf_counter() - start)
         self.scheduler.tokens_per_s += 0.1 * (speed - self.scheduler.tokens_per_s)
         return True
+
+    def occupancy(self) -> Occupancy:
+        cache = self.scheduler.cache
+        return Occupancy(
+            context_length=cache.context_length,
+            precision=self._precision,
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            max_running=len(cache.rows),
+        )
 
     def refuse_the_rest(self, error: BessemerError) -> None:
         """Tell everybody who still waits."""

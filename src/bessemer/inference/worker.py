@@ -20,7 +20,7 @@ import msgspec
 from bessemer.core.engine_client import describe_error
 from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
 from bessemer.core.frames import encode_frame, read_frame
-from bessemer.core.protocols import GenerateRequest
+from bessemer.core.protocols import GenerateRequest, Pooling
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,7 +166,10 @@ class _Connection:
         if op == "generate":
             request = msgspec.convert(frame["request"], GenerateRequest)
             return EngineSequence.for_tokens(request, send)
-        wanted: dict[str, Any] = {"score": "scores", "embed": "vector"}
+        if op == "embed":
+            pooling = msgspec.convert(frame.get("pooling"), Pooling | None)
+            return EngineSequence.for_whole(frame["ids"], "vector", send, pooling)
+        wanted: dict[str, Any] = {"score": "scores"}
         return EngineSequence.for_whole(frame["ids"], wanted[op], send)
 
     def _send(self, number: int, kind: str, body: Any) -> None:

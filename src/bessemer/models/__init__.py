@@ -10,6 +10,8 @@ __all__ = [
     "chains",
     "config",
     "decoder",
+    "encoder",
+    "encoder_config",
     "experts",
     "folder",
     "foreign",

@@ -32,9 +32,15 @@ COMPANIONS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "generation_config.json",
     "chat_template.jinja",
     "LICENSE",
+    # How a sentence model makes one vector of its hidden states.
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 FLOATS = ("F64", "F32", "F16", "BF16")  # 8-bit floats and integers mean nothing without scales
@@ -135,6 +141,7 @@ def copy_companions(source: Path, folder: Path) -> None:
     """Copy tokenizer, template, generation defaults and licence, where they exist."""
     for name in COMPANIONS:
         if (source / name).is_file() and source.resolve() != folder.resolve():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
 
 

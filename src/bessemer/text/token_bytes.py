@@ -2,7 +2,8 @@
 
 Two families cover today's language models: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), which
 writes each byte as one printable character, and SentencePiece's (Llama 2, Mistral, Gemma), which
-writes a space as U+2581 and a stray byte as `<0x0A>`.
+writes a space as U+2581 and a stray byte as `<0x0A>`. Encoders of sentences have WordPiece (BERT),
+which marks what goes on with a word by `##` and forgets how words were apart.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def spelling_of(backend: tokenizers.Tokenizer) -> Spelling:
     """Read the spelling from the tokenizer's own decoder.
 
     Raises:
-        InvalidInput: the decoder is of neither family (WordPiece, for one).
+        InvalidInput: the decoder is of none of these families.
     """
     state = backend.decoder.__getstate__() if backend.decoder is not None else b"{}"
     decoder: dict[str, Any] = json.loads(state)
@@ -43,9 +44,11 @@ def spelling_of(backend: tokenizers.Tokenizer) -> Spelling:
         return Spelling(byte_level, strips_first_space=False)
     if kinds & {"ByteFallback", "Metaspace", "Replace"}:
         return Spelling(sentencepiece, any(map(_strips_first_space, steps)))
+    if kinds == {"WordPiece"}:
+        return Spelling(wordpiece, strips_first_space=True)
     raise InvalidInput(
         f"this tokenizer decodes by {', '.join(sorted(kinds))}; "
-        "byte-level BPE and SentencePiece are supported",
+        "byte-level BPE, SentencePiece and WordPiece are supported",
         next_step="use a model whose tokenizer.json has a ByteLevel or ByteFallback decoder",
     )
 
@@ -66,6 +69,11 @@ def sentencepiece(token: str) -> bytes:
     """`"▁hello"` is `b" hello"`, `"<0x0A>"` is a line feed."""
     byte = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
+
+
+def wordpiece(token: str) -> bytes:
+    """`"hello"` is `b" hello"`, `"##ing"` is `b"ing"`."""
+    return token[2:].encode() if token.startswith("##") else f" {token}".encode()
 
 
 def _strips_first_space(step: dict[str, Any]) -> bool:

@@ -67,6 +67,17 @@ class Tokenizer:
         found = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [list(encoding.ids) for encoding in found]
 
+    def encode_document(self, text: str) -> list[int]:
+        """`text` as the model wants a whole one: between `[CLS]` and `[SEP]`, or behind its BOS.
+
+        Control tokens that somebody wrote into it are characters.
+
+        Raises:
+            InvalidInput: as `encode`.
+        """
+        ids = self.encode(text, parse_special=False)
+        return [*self.prefix_ids, *ids, *self._suffix_ids]
+
     def encode_continuation(self, text: str, *, parse_special: bool = True) -> list[int]:
         """`encode`, for text that follows other text.
 
@@ -139,9 +150,21 @@ class Tokenizer:
         if self._named.adds_bos is not None:
             bos = self._named.bos_id if self._named.adds_bos else None
             return [] if bos is None else [bos]
+        return self._around[0]
+
+    @property
+    def _suffix_ids(self) -> list[int]:
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What tokenizer.json itself puts before and after a text."""
         bare = self._backend.encode("a", add_special_tokens=False).ids
         dressed = list(self._backend.encode("a").ids)
-        return dressed[: dressed.index(bare[0])] if bare and bare[0] in dressed else []
+        if not bare or bare[0] not in dressed:
+            return [], []
+        start = dressed.index(bare[0])
+        return dressed[:start], dressed[start + len(bare) :]
 
     @property
     def strips_first_space(self) -> bool:
