@@ -18,7 +18,7 @@ import click
 import msgspec
 import pydantic
 
-from bessemer.app import chat
+from bessemer.app import chat, embeddings
 from bessemer.app.keys import DEFAULT_SCOPES
 from bessemer.cli.main import VERBS, bessemer
 from bessemer.core import errors
@@ -26,6 +26,7 @@ from bessemer.core.errors import BessemerError
 from bessemer.core.recipes import Frozen, explain, load, sections_of
 from bessemer.evals.recipe import EvalRecipe
 from bessemer.gateway import chat_request, completion_request, failures, parameters, tools
+from bessemer.gateway import embeddings as embeddings_request
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from bessemer.train.recipe import TrainRecipe
 
@@ -40,6 +41,12 @@ MEANING = {
     "messages": "text only; roles `system`, `developer` (taken as `system`), `user`, `assistant`,"
     " and `tool` for the result of a call",
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
+    "input": f"a string, up to {embeddings.MAX_INPUTS:,} strings, a list of token ids (taken as"
+    f" they are), or a list of such lists; {embeddings.MAX_TOKENS:,} tokens in all",
+    "encoding_format": "`float`, the default, or `base64`: little-endian float32",
+    "dimensions": "the first so many numbers of each vector, brought to unit length again",
+    "pooling": "**extension**: `mean`, `cls` or `last`; by default what the model was made with,"
+    " for decoders `mean`; an encoder has no `last`, a decoder no `cls`",
     "temperature": "default 1; 0 takes the likeliest token each time",
     "top_p": "default 1",
     "top_k": "**extension**: sample from the `top_k` likeliest tokens; 0, the default, from all",
@@ -80,6 +87,7 @@ NO_EFFECT = {
 ENDPOINTS = (
     ("POST /v1/chat/completions", "chat", "an answer to messages, whole or streamed"),
     ("POST /v1/completions", "chat", "a continuation of text or token ids, whole or streamed"),
+    ("POST /v1/embeddings", "chat", "a vector of unit length for each text"),
     ("GET /v1/models", "models:read", "the models with names, each with its `state`"),
     ("GET /v1/models/{id}", "models:read", "one of them"),
     ("GET /healthz", "no key", "`ok` or `loading`, the models in use, the version"),
@@ -101,8 +109,7 @@ DIFFERENCES = """\
 - When the client goes away, its request ends in the engine.
 - Schemas are always held to, `strict` or not; a keyword that cannot be is refused by name. An
   answer with calls has `finish_reason` `tool_calls`, also where a function was chosen by name.
-- Not there: files, fine-tuning, evals, embeddings, responses, batches, images, audio, custom
-  tools."""
+- Not there: files, fine-tuning, evals, responses, batches, images, audio, custom tools."""
 
 
 def pages() -> dict[str, str]:
@@ -197,6 +204,11 @@ def api_page() -> str:
             " images is refused.",
             "## POST /v1/completions",
             *_parameter_tables(completion_request.CompletionBody, completion_request._NEUTRAL),
+            "## POST /v1/embeddings",
+            *_parameter_tables(embeddings_request.EmbeddingBody, {}),
+            "Any model makes vectors: encoders (`bessemer pull all-minilm-l6-v2`) as they were"
+            " taught to, decoders of their last hidden states. Control tokens written into a text"
+            " are text. A text that is longer than the model reads is refused, not cut.",
             "## What differs from OpenAI",
             DIFFERENCES,
         ]
@@ -338,6 +350,8 @@ def _parameter_tables(body: type[msgspec.Struct], neutral: Any) -> Iterator[str]
     yield _table(("parameter", "required", "range", "notes"), rows)
     left = ", ".join(f"`{name}`" for name in fields if name in NO_EFFECT)
     yield f"Taken, without effect on the answer: {left}."
+    if not neutral:
+        return
     yield "Refused with 400 `unsupported_parameter`, unless absent, null, or:"
     refused = [
         (f"`{name}`", ", ".join(f"`{msgspec.json.encode(v).decode()}`" for v in allowed) or "-")

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from bessemer.app.chat import ModelHealth, ModelState, ServedModel, no_such_model
+from bessemer.app.embeddings import Embedder
 from bessemer.core.errors import ContextLengthExceeded
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import (
@@ -20,6 +21,7 @@ from bessemer.core.protocols import (
     EngineInfo,
     FinishReason,
     GenerateRequest,
+    Pooling,
     TextLogprob,
     TokenChunk,
     TokenLogprob,
@@ -61,6 +63,7 @@ class FakeEngine:
         self._error, self._error_after = error, error_after
         self.go = asyncio.Event()
         self.requests: list[GenerateRequest] = []
+        self.embedded: list[list[int]] = []
         self.cancelled: list[str] = []
         self.running = 0
 
@@ -96,9 +99,15 @@ class FakeEngine:
             -math.log(10) / (2 if now == before else 1) for before, now in itertools.pairwise(ids)
         ]
 
-    async def embed(self, ids: Sequence[int]) -> list[float]:
-        """The unit vector of two numbers whose angle is the sum of the ids."""
-        return [math.cos(sum(ids)), math.sin(sum(ids))]
+    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+        """The unit vector of two numbers whose angle is the sum of the ids, or the last of them."""
+        self.embedded.append(list(ids))
+        if len(ids) > self._context_length:
+            raise ContextLengthExceeded(f"{len(ids)} > {self._context_length}")
+        if self._error is not None:
+            raise self._error
+        angle = ids[-1] if pooling == "last" else sum(ids)
+        return [math.cos(angle), math.sin(angle)]
 
     async def info(self) -> EngineInfo:
         return EngineInfo(
@@ -197,6 +206,7 @@ class FakeServing:
         responders: by name; a project sees the names of `responders` and of `private[project]`.
         states: of names that are not "ready".
         fault: raised by `responder`, as by an engine that does not load.
+        embedders: by name, for everybody.
     """
 
     def __init__(
@@ -206,8 +216,10 @@ class FakeServing:
         private: Mapping[str, Mapping[str, FakeResponder]] | None = None,
         states: Mapping[str, ModelState] | None = None,
         fault: Exception | None = None,
+        embedders: Mapping[str, Embedder] | None = None,
     ) -> None:
         self._responders = dict(responders)
+        self._embedders = dict(embedders or {})
         self._private = dict(private or {})
         self._states = dict(states or {})
         self._fault = fault
@@ -221,6 +233,12 @@ class FakeServing:
         if found is None:
             raise no_such_model(model)
         return found
+
+    async def embedder(self, principal: Principal, model: str) -> Embedder:
+        self.principals.append(principal)
+        if model not in self._embedders:
+            raise no_such_model(model)
+        return self._embedders[model]
 
     def models(self, principal: Principal) -> list[ServedModel]:
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from bessemer.app import models
 from bessemer.app.chat import ModelNotFound, list_models, respond
+from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
@@ -19,6 +21,7 @@ from bessemer.core.principal import Principal
 from bessemer.core.protocols import ChatRequest, Message
 from bessemer.text.bpe import train_bpe
 from tests.fakes import FakeEngine
+from tests.models.bert_folder import write_bert
 
 HI: list[Message] = [{"role": "user", "content": "Hi"}]
 
@@ -140,6 +143,21 @@ def test_a_model_without_a_template_completes_and_says_why_it_does_not_chat(
     assert finish(serving, owner, "base", prompt="hello") == "stop"
     with pytest.raises(InvalidInput, match="no chat template"):
         finish(serving, owner, "base", messages=HI)
+
+
+def test_an_encoder_makes_vectors_and_says_why_it_does_not_chat(
+    platform: Platform, owner: Principal
+) -> None:
+    folder = write_bert(platform.artifacts.workspace())
+    artifact = platform.artifacts.put(folder, kind="model", name="vectors")
+    models.register(platform, owner, "vectors", artifact)
+    serving = PoolServing(platform, FakePool())
+    found = asyncio.run(embed(serving, owner, "vectors", EmbedRequest(inputs=["a man", [5, 6]])))
+    assert found.vectors[1] == [math.cos(11), math.sin(11)]
+    with pytest.raises(InvalidInput, match="vectors is an encoder"):
+        finish(serving, owner, "vectors", messages=HI)
+    with pytest.raises(ModelNotFound):
+        asyncio.run(embed(serving, owner, "nope", EmbedRequest(inputs=["a"])))
 
 
 def test_an_engine_that_loads_too_long_says_so(platform: Platform, owner: Principal) -> None:

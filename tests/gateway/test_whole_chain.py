@@ -111,6 +111,15 @@ def test_a_prompt_that_does_not_fit_names_both_numbers(chain: Chain) -> None:
     assert "300 tokens" in str(found.value)
 
 
+def test_vectors_of_texts_and_one_that_does_not_fit(chain: Chain) -> None:
+    found = chain.client.embeddings.create(model="tiny", input=["one", "two three"], dimensions=1)
+    assert [item.embedding for item in found.data] == [[1.0], [1.0]]
+    with pytest.raises(openai.BadRequestError) as refused:
+        chain.client.embeddings.create(model="tiny", input=[[5], [5] * 300])
+    assert refused.value.code == "context_length_exceeded"
+    assert f"{CONTEXT_LENGTH} tokens; input[1] has 300" in str(refused.value)
+
+
 def test_full_is_a_rate_limit_with_a_time_to_come_back(chain: Chain) -> None:
     with pytest.raises(openai.RateLimitError) as found:
         chain.client.completions.create(model="tiny", prompt=[5], n=20, max_tokens=100)

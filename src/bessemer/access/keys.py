@@ -19,7 +19,7 @@ SECRET_BYTES = 32
 
 SCOPES: dict[str, str] = {
     "*": "everything",
-    "chat": "chat and completions",
+    "chat": "chat, completions and embeddings",
     "models:read": "list models",
     "models:write": "add and name models",
     "datasets:read": "list datasets",

@@ -10,6 +10,7 @@ __all__ = [
     "chat",
     "checking",
     "datasets",
+    "embeddings",
     "engine_process",
     "engines",
     "epitaph",

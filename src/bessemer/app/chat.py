@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bessemer.app.embeddings import EmbeddingServing
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
 from bessemer.core.principal import Principal
@@ -53,7 +54,7 @@ class NamedResponder(Responder, Protocol):
     model_digest: str | None
 
 
-class Serving(Protocol):
+class Serving(EmbeddingServing, Protocol):
     """Which names are served, and what answers to them."""
 
     async def responder(self, principal: Principal, model: str) -> NamedResponder:

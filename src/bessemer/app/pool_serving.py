@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, Protocol
 
 from bessemer.app import chat
 from bessemer.app.chat import ModelHealth, ModelState, ServedModel
+from bessemer.app.embeddings import EngineEmbedder
 from bessemer.app.models import NamedModel, find_model, list_models
 from bessemer.app.platform import Platform
 from bessemer.app.responder import EngineResponder
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import Engine
+from bessemer.models.encoder_config import is_encoder
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 
@@ -61,10 +63,13 @@ class PoolServing:
 
     async def responder(self, principal: Principal, model: str) -> EngineResponder:
         """See `chat.Serving.responder`. The first request for a model waits until it is loaded."""
-        named = await self._find(principal, model)
-        engine = await self._pool.engine(named)
-        voice = self._voices.get(named.digest) or await self._load(named, engine)
+        named, engine, voice = await self._awake(principal, model)
         return EngineResponder(engine, *voice, model_digest=named.digest)
+
+    async def embedder(self, principal: Principal, model: str) -> EngineEmbedder:
+        """See `embeddings.EmbeddingServing.embedder`; waits as `responder` does."""
+        _, engine, voice = await self._awake(principal, model)
+        return EngineEmbedder(engine, voice.tokenizer, voice.context_length)
 
     def models(self, principal: Principal) -> list[ServedModel]:
         """See `chat.Serving.models`. Reads the database."""
@@ -82,6 +87,12 @@ class PoolServing:
     def health(self) -> list[ModelHealth]:
         """See `chat.Serving.health`."""
         return [ModelHealth(row["name"], row["state"]) for row in self._pool.status()]
+
+    async def _awake(self, principal: Principal, model: str) -> tuple[NamedModel, Engine, _Voice]:
+        named = await self._find(principal, model)
+        engine = await self._pool.engine(named)
+        voice = self._voices.get(named.digest) or await self._load(named, engine)
+        return named, engine, voice
 
     async def _find(self, principal: Principal, model: str) -> NamedModel:
         key = (principal.project_id, model)
@@ -121,6 +132,11 @@ def _read_voice(model: NamedModel, context_length: int) -> _Voice:
 
 
 def _template(model: NamedModel) -> ChatTemplate | InvalidInput:
+    if is_encoder(model.path):
+        return InvalidInput(
+            f"{model.name} is an encoder: it turns texts into vectors and writes none",
+            next_step="POST /v1/embeddings",
+        )
     try:
         return ChatTemplate.load(model.path)
     except InvalidInput as fault:

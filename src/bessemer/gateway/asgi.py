@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 
 from bessemer.app.chat import Serving
+from bessemer.app.embeddings import embed
 from bessemer.core.errors import BessemerError
 from bessemer.gateway import catalog
 from bessemer.gateway.answering import answer
@@ -21,6 +22,7 @@ from bessemer.gateway.chat_answer import ChatShape
 from bessemer.gateway.chat_request import parse_chat
 from bessemer.gateway.completion_answer import CompletionShape
 from bessemer.gateway.completion_request import parse_completion
+from bessemer.gateway.embeddings import embedding_answer, parse_embedding
 from bessemer.gateway.exchange import ASGIApp, ClientGone, Exchange, Receive, Scope, Send
 from bessemer.gateway.failures import (
     MethodNotAllowed,
@@ -34,6 +36,7 @@ from bessemer.gateway.shapes import Shape
 API_PREFIX = "/v1/"
 HEALTH_PATH = "/healthz"
 MODELS_PATH = "/v1/models"
+EMBEDDINGS_PATH = "/v1/embeddings"
 # A client that does not even take an error is not waited for.
 LAST_WORDS_S = 1.0
 
@@ -89,6 +92,9 @@ class Gateway:
         if path in _ANSWERS:
             _allow(exchange, "POST")
             await self._generate(exchange, *_ANSWERS[path])
+        elif path == EMBEDDINGS_PATH:
+            _allow(exchange, "POST")
+            await self._embed(exchange)
         elif path == HEALTH_PATH:
             _allow(exchange, "GET", "HEAD")
             await exchange.send_json(200, catalog.health(self._serving))
@@ -102,6 +108,16 @@ class Gateway:
         principal = principal_of(exchange, self._keyring)
         ask = parse(await exchange.read_json(), exchange.request_id)
         await exchange.while_connected(answer(exchange, self._serving, principal, ask, shape))
+
+    async def _embed(self, exchange: Exchange) -> None:
+        principal = principal_of(exchange, self._keyring)
+        ask = parse_embedding(await exchange.read_json())
+
+        async def answer_it() -> None:
+            found = await embed(self._serving, principal, ask.model, ask.request)
+            await exchange.send_json(200, embedding_answer(ask, found))
+
+        await exchange.while_connected(answer_it())
 
     async def _models(self, exchange: Exchange, model: str) -> None:
         principal = principal_of(exchange, self._keyring)
