@@ -23,6 +23,7 @@ __all__ = [
     "merging",
     "models",
     "names",
+    "partner",
     "platform",
     "pool_serving",
     "pull",

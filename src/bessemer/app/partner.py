@@ -1,0 +1,272 @@
+"""Any OpenAI-compatible server by URL, as a `Responder`: vLLM, llama.cpp's, a provider, another
+Bessemer.
+
+Every answer is streamed, whatever the caller does with it: so a partner that stops talking is
+noticed, and closing the iterator closes the connection, which ends the work over there. Which
+partner is asked, and what it costs, is not this file's business.
+
+    async with Partner.open("http://10.0.0.7:8001/v1", "qwen3-8b", api_key="...") as partner:
+        async for delta in partner.respond(request): ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+
+from bessemer.core.errors import (
+    BessemerError,
+    Busy,
+    ContextLengthExceeded,
+    EngineUnavailable,
+    InvalidInput,
+    NotFound,
+)
+from bessemer.core.protocols import ChatRequest, Delta, Sampling, TextLogprob, Usage
+
+CONNECT_S = 10.0
+# A long prompt may take a partner this long before its first token.
+SILENCE_S = 120.0
+DEFAULT_RETRY_S = 5.0
+_LONGEST_EVENT_BYTES = 16 * 1024 * 1024
+_SHOWN_CHARS = 300
+
+
+class Timeouts(NamedTuple):
+    """Seconds until a connection stands, and of silence within an answer."""
+
+    connect_s: float = CONNECT_S
+    silence_s: float = SILENCE_S
+
+
+PATIENCE = Timeouts()
+
+
+class Partner:
+    """Implements `core.protocols.Responder` over HTTP. Make one with `open`.
+
+    `model_digest` is unknown: a partner says its model's name and no more.
+    """
+
+    model_digest: str | None = None
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str) -> None:
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._model = model
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts = PATIENCE,
+    ) -> AsyncIterator[Partner]:
+        """A partner with a pool of connections, closed at the end of the block.
+
+        Args:
+            base_url: with its `/v1`, as OpenAI's own clients take it.
+            model: the name over there.
+        """
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=timeouts.connect_s, sock_read=timeouts.silence_s
+        )
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=limits, connector=connector
+        ) as session:
+            yield cls(session, base_url, model)
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """Stream the answer; closing the iterator closes the connection.
+
+        Raises:
+            ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request.
+            Busy: it is full, with its own `Retry-After`.
+            EngineUnavailable: it cannot be reached, is silent, refuses our key, or broke off.
+        """
+        path = "completions" if request.prompt is not None else "chat/completions"
+        url = f"{self._base_url}/{path}"
+        try:
+            async with self._session.post(url, json=_body(self._model, request)) as answer:
+                if answer.status != 200:
+                    raise _refusal(answer, await _first_of(answer))
+                async with contextlib.aclosing(_deltas(answer)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        except TimeoutError as fault:
+            raise _unavailable(f"{url} did not answer in time ({fault})") from fault
+        except aiohttp.ClientError as fault:
+            raise _unavailable(f"{url} cannot be reached, or broke off: {fault}") from fault
+
+
+async def _deltas(answer: aiohttp.ClientResponse) -> AsyncGenerator[Delta, None]:
+    """Deltas of one choice. Its last words come with its counts, which follow them."""
+    reason: Any = None
+    usage: Usage | None = None
+    async for event in _events(answer):
+        if event.get("error"):
+            raise _fault(event["error"], 500)
+        if counts := event.get("usage"):
+            usage = _usage(counts)
+        for choice in event.get("choices") or ():
+            reason = choice.get("finish_reason") or reason
+            text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+            logprobs = _logprobs(choice.get("logprobs"))
+            if text or logprobs:
+                yield Delta(text=text, logprobs=logprobs)
+    if reason is None:
+        raise _unavailable("the partner ended this answer before it was whole")
+    if usage is None:
+        raise _unavailable("the partner did not say how many tokens it counted")
+    yield Delta(finish_reason="length" if reason == "length" else "stop", usage=usage)
+
+
+async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """Server-sent events as JSON, up to `[DONE]`. A line may be of any length up to a limit."""
+    held = b""
+    async for chunk in answer.content.iter_any():
+        *lines, held = (held + chunk).split(b"\n")
+        if len(held) > _LONGEST_EVENT_BYTES:
+            raise _unavailable(f"the partner sent an event of over {len(held):,} bytes")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            yield _json(data)
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        shown = data[:_SHOWN_CHARS].decode(errors="replace")
+        raise _unavailable(f"the partner sent what is no JSON object: {shown!r}") from fault
+
+
+def _body(model: str, request: ChatRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": model, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    if request.prompt is None:
+        body["messages"] = list(request.messages)
+    else:
+        body["prompt"] = request.prompt if isinstance(request.prompt, str) else [*request.prompt]
+    optional = {
+        "suffix": request.suffix,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop) or None,
+    }
+    body |= {key: value for key, value in optional.items() if value is not None}
+    if request.top_logprobs is not None and request.prompt is None:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    elif request.top_logprobs is not None:
+        body["logprobs"] = request.top_logprobs
+    return body | _sampling(request.sampling)
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """Only what differs from the default, so that a partner is not asked for what it has not."""
+    asked: Mapping[str, Any] = msgspec.structs.asdict(sampling)
+    plain = msgspec.structs.asdict(Sampling())
+    chosen = {key: value for key, value in asked.items() if value != plain[key]}
+    if "logit_bias" in chosen:
+        chosen["logit_bias"] = {str(id_): bias for id_, bias in sampling.logit_bias.items()}
+    return chosen
+
+
+def _usage(counts: dict[str, Any]) -> Usage:
+    return Usage(
+        prompt_tokens=counts["prompt_tokens"],
+        completion_tokens=counts.get("completion_tokens") or 0,
+        cached_tokens=(counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+    )
+
+
+def _logprobs(found: dict[str, Any] | None) -> list[TextLogprob] | None:
+    """Of a chat (`content`), or of a text completion (parallel lists)."""
+    if not found:
+        return None
+    if found.get("content") is not None:
+        return [
+            TextLogprob(
+                token["token"],
+                token["logprob"],
+                _bytes(token),
+                [(top["token"], top["logprob"], _bytes(top)) for top in token["top_logprobs"]],
+            )
+            for token in found["content"]
+        ]
+    tokens, values = found.get("tokens") or [], found.get("token_logprobs") or []
+    tops = found.get("top_logprobs") or [{}] * len(tokens)
+    return [
+        TextLogprob(
+            token,
+            value,
+            list(token.encode()),
+            [(text, logprob, list(text.encode())) for text, logprob in (top or {}).items()],
+        )
+        for token, value, top in zip(tokens, values, tops, strict=True)
+    ]
+
+
+def _bytes(token: dict[str, Any]) -> list[int]:
+    return token.get("bytes") or list(token["token"].encode())
+
+
+async def _first_of(answer: aiohttp.ClientResponse) -> bytes:
+    """An error's body; of one that does not end, the beginning."""
+    body = b""
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > _LONGEST_EVENT_BYTES:
+            break
+    return body
+
+
+def _refusal(answer: aiohttp.ClientResponse, body: bytes) -> BessemerError:
+    try:
+        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = None
+    if not isinstance(error, dict):
+        error = {"message": body[:_SHOWN_CHARS].decode(errors="replace")}
+    return _fault(error, answer.status, answer.headers.get("Retry-After"))
+
+
+def _fault(error: Any, status: int, retry_after: str | None = None) -> BessemerError:
+    told = error if isinstance(error, dict) else {"message": str(error)}
+    message = f"the partner says: {told.get('message')}"
+    code, param = told.get("code"), told.get("param")
+    if code == "context_length_exceeded":
+        return ContextLengthExceeded(message, param=param)
+    if status == 429 or code == "engine_busy":
+        return Busy(message, retry_after_s=_seconds(retry_after))
+    if status == 404:
+        return NotFound(message, param=param)
+    # Our key is our fault and not the caller's.
+    if 400 <= status < 500 and status not in (401, 403, 408):
+        return InvalidInput(message, param=param)
+    return _unavailable(f"{message} (status {status})")
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        found = float(retry_after or DEFAULT_RETRY_S)
+    except ValueError:  # an HTTP date
+        return DEFAULT_RETRY_S
+    return found if math.isfinite(found) and found >= 0 else DEFAULT_RETRY_S
+
+
+def _unavailable(message: str) -> EngineUnavailable:
+    return EngineUnavailable(message, next_step="send the request again, or ask another model")

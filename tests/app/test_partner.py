@@ -1,0 +1,186 @@
+"""A partner over HTTP, on loopback: our own gateway, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from bessemer.app.partner import Partner, Timeouts
+from bessemer.core.errors import (
+    BessemerError,
+    Busy,
+    ContextLengthExceeded,
+    EngineUnavailable,
+    InvalidInput,
+    NotFound,
+)
+from bessemer.core.protocols import ChatRequest, Delta, Sampling
+from tests.fakes import FakeResponder, FakeServing
+from tests.gateway.calling import KEY, app_of, running
+from tests.polling import until
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def request(**fields: Any) -> ChatRequest:
+    return ChatRequest(**{"request_id": "r", "messages": HI} | fields)
+
+
+@contextlib.asynccontextmanager
+async def partner_over(responder: FakeResponder, **options: Any) -> AsyncIterator[Partner]:
+    """A partner that is our own gateway over `responder`."""
+    with running(app_of(FakeServing({"m": responder}))) as server:
+        fields = {"model": "m", "api_key": KEY} | options
+        async with Partner.open(f"{server.url}/v1/", **fields) as partner:
+            yield partner
+
+
+async def deltas_of(partner: Partner, asked: ChatRequest) -> list[Delta]:
+    return [delta async for delta in partner.respond(asked)]
+
+
+async def test_the_answer_is_what_the_responder_over_there_says() -> None:
+    responder = FakeResponder(["Hello", ", ", "wörld"])
+    async with partner_over(responder) as partner:
+        deltas = await deltas_of(partner, request())
+        direct = [delta async for delta in responder.respond(request())]
+    assert deltas == direct
+
+
+async def test_what_is_asked_arrives_as_it_was_asked() -> None:
+    responder = FakeResponder()
+    sampling = Sampling(
+        temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, presence_penalty=1, logit_bias={5: 2.0},
+        seed=3,
+    )  # fmt: skip
+    asked = request(sampling=sampling, max_tokens=2, stop=["x"], top_logprobs=2)
+    async with partner_over(responder) as partner:
+        deltas = await deltas_of(partner, asked)
+    (arrived,) = responder.requests
+    assert (arrived.sampling, arrived.max_tokens, list(arrived.stop)) == (sampling, 2, ["x"])
+    assert deltas[-1].finish_reason == "length"
+    assert deltas[0].logprobs is not None
+    assert (deltas[0].logprobs[0].token, deltas[0].logprobs[0].logprob) == ("Hello", -1.0)
+
+
+@pytest.mark.parametrize("prompt", ["once", [5, 6, 7]])
+async def test_a_bare_prompt_is_completed(prompt: Any) -> None:
+    responder = FakeResponder(["a", "b"])
+    asked = request(messages=(), prompt=prompt, max_tokens=16, top_logprobs=1)
+    async with partner_over(responder) as partner:
+        deltas = await deltas_of(partner, asked)
+    assert "".join(delta.text for delta in deltas) == "ab"
+    assert responder.requests[0].prompt == prompt
+    assert deltas[0].logprobs is not None and deltas[0].logprobs[0].token == "a"
+    assert deltas[-1].usage is not None and deltas[-1].usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        (Busy("full", retry_after_s=7), Busy, "the partner says: full"),
+        (ContextLengthExceeded("8 of 9", param="messages"), ContextLengthExceeded, "8 of 9"),
+        (InvalidInput("no", param="stop"), InvalidInput, "the partner says: no"),
+        (EngineUnavailable("it died"), EngineUnavailable, "it died.*status 503"),
+    ],
+)
+async def test_a_refusal_is_the_same_error_here(
+    fault: BessemerError, error: type[BessemerError], words: str
+) -> None:
+    async with partner_over(FakeResponder(error=fault)) as partner:
+        with pytest.raises(error, match=words) as found:
+            await deltas_of(partner, request())
+    assert found.value.param == fault.param
+    if isinstance(found.value, Busy):
+        assert found.value.retry_after_s == 7
+
+
+async def test_a_model_that_is_not_there_is_not_found_and_a_wrong_key_is_our_fault() -> None:
+    async with partner_over(FakeResponder(), model="nope") as partner:
+        with pytest.raises(NotFound, match="nope"):
+            await deltas_of(partner, request())
+    async with partner_over(FakeResponder(), api_key="sk-wrong") as partner:
+        with pytest.raises(EngineUnavailable, match="status 401"):
+            await deltas_of(partner, request())
+
+
+async def test_an_answer_that_breaks_off_keeps_what_was_said() -> None:
+    responder = FakeResponder(["a", "b"], error=EngineUnavailable("it died"), error_after=1)
+    said: list[str] = []
+    async with partner_over(responder) as partner:
+        with pytest.raises(EngineUnavailable, match="it died"):
+            async for delta in partner.respond(request()):
+                said.append(delta.text)
+    assert said == ["a"]
+
+
+async def test_closing_the_answer_ends_the_work_over_there() -> None:
+    responder = FakeResponder(endless=True)
+    async with partner_over(responder) as partner:
+        answer = partner.respond(request())
+        await anext(answer)
+        await answer.aclose()
+        await asyncio.to_thread(until, lambda: responder.closed == 1, "the partner is told")
+
+
+async def test_silence_is_not_waited_for_forever() -> None:
+    responder = FakeResponder(hold_after=1)
+    async with partner_over(responder, timeouts=Timeouts(silence_s=0.2)) as partner:
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            await deltas_of(partner, request())
+
+
+async def test_nobody_at_the_address() -> None:
+    async with Partner.open("http://127.0.0.1:9/v1", "m") as partner:
+        with pytest.raises(EngineUnavailable, match="cannot be reached"):
+            await deltas_of(partner, request())
+
+
+def _raw(*lines: str) -> Callable[..., Any]:
+    """An ASGI application that sends these lines, each in a chunk of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for line in lines:
+            await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+SAID = '{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}'
+LAST = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+COUNTS = '{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+
+
+async def events_of(*lines: str) -> list[Delta]:
+    with running(_raw(*lines)) as server:
+        async with Partner.open(f"{server.url}/v1", "m") as partner:
+            return await deltas_of(partner, request())
+
+
+async def test_events_in_any_pieces_with_comments_and_other_line_ends() -> None:
+    said = "".join(f"data: {text}\r\n\r\n" for text in (SAID, LAST, COUNTS)) + "data: [DONE]\n\n"
+    deltas = await events_of(": keep-alive\n\n", *said)
+    assert [delta.text for delta in deltas] == ["hi", ""]
+    assert deltas[-1].usage is not None and deltas[-1].usage.prompt_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([SAID], "before it was whole"),
+        ([SAID, LAST], "did not say how many tokens"),
+        (["<html>"], "no JSON object: '<html>'"),
+        (["[1]"], "no JSON object"),
+    ],
+)
+async def test_what_is_no_whole_answer_is_none(lines: list[str], words: str) -> None:
+    with pytest.raises(EngineUnavailable, match=words):
+        await events_of(*(f"data: {line}\n\n" for line in lines))
