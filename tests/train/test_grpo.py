@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bessemer.app.tracing import trace
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import RecipeError, loads
 from bessemer.core.runs import RunFolder, StopRequested
@@ -282,6 +283,21 @@ def test_what_was_sampled_is_kept_for_people_to_read(tmp_path: Path) -> None:
         assert tokenizer.decode(ids) == judged["text"]
         assert len(rollout["logprobs"]) == len(rollout["ids"])
         assert judged["reward"] == judged["rewards"]["format"]
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_the_order_says_which_steps_asked_a_prompt(tmp_path: Path, updates: int) -> None:
+    run = grpo_run(tmp_path / "run", "steps=30", "grpo.group=2", f"grpo.updates={updates}")
+    do(run)
+    recipe = loads(run.recipe.read_text(), TrainRecipe).recipe
+    batches = list(records(run).values())
+    for number in (0, 17, 47):
+        (trace_,) = trace(recipe, run.plan(), run.path, f"d-{number}", 30 * 4).traces
+        steps = sorted({int(position) // 4 + 1 for position in trace_.positions})
+        asked = [b for b, batch in enumerate(batches) if any(j["prompt"] == number for j in batch)]
+        expected = [b * updates + u + 1 for b in asked for u in range(updates)]
+        assert steps == [step for step in expected if step <= 30]
+    assert trace(recipe, run.plan(), run.path, "d-50", 120).traces[0].split == "validation"
 
 
 def test_with_lora_the_reference_is_the_base(tmp_path: Path) -> None:

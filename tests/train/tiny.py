@@ -116,6 +116,7 @@ def make_prompts(folder: Path, train: int = 48, validation: int = 6) -> Path:
     for number in range(train + validation):
         question, answer = questions(number + 1)[-1]["messages"]
         prompt = Prompt([question], {"answer": answer["content"]})
-        rows.append(Row("train" if number < train else "validation", prompt, "d"))
-    write_dataset(folder, rows, [{"id": "d"}], {"name": "colors"}, PROMPTS)
+        rows.append(Row("train" if number < train else "validation", prompt, f"d-{number}"))
+    documents = [{"id": row.document} for row in rows]
+    write_dataset(folder, rows, documents, {"name": "colors"}, PROMPTS)
     return folder

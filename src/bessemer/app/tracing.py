@@ -21,11 +21,12 @@ from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.interleaving import Interleaving
 from bessemer.data.jsonl import read_lines
+from bessemer.data.order import Order
 from bessemer.data.packing import ChatRows, DocumentRows, Ids
 from bessemer.data.tokenizing import TokenDataset
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.material import CORPUS, find_documents, fitting_chats
+from bessemer.train.material import CORPUS, find_documents, fitting_chats, questions
 from bessemer.train.recipe import TrainRecipe
 
 
@@ -199,6 +200,27 @@ def _find_pairs(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
     return index.found(made.train_lines, covered, positions), []
 
 
+def _find_prompts(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
+    """The same for prompts, each of which is asked once and learned from in several steps."""
+    index = _Index(run.dataset_path(), document)
+    if not index.lines:
+        return None, index.known
+    model, grpo = Path(run.plan["model"]["path"]), run.recipe.grpo
+    assert grpo is not None
+    asked = questions(run.recipe, run.dataset_path(), model)["train"]
+    order, rows, updates = Order(len(asked), run.recipe.seed), run.recipe.batch.rows, grpo.updates
+
+    def positions(prompts: Sequence[int], end: int) -> Ids:
+        batches = -(-end // (rows * updates))
+        batch_P, place_P = np.divmod(order.positions(prompts, batches * rows), rows)
+        steps_PU = batch_P[:, None] * updates + np.arange(updates)
+        every = np.sort((steps_PU * rows + place_P[:, None]).ravel())
+        return every[every < end]
+
+    numbers = [question.number for question in asked]
+    return index.found(numbers, len(asked) * updates, positions), []
+
+
 class _Index:
     """A dataset's index.jsonl: the lines made from one document, from 0, by split.
 
@@ -246,4 +268,5 @@ _FINDERS: Mapping[str, Callable[[_Run, str], tuple[_Found | None, list[str]]]] =
     "distill": _find_chats,
     "dpo": _find_pairs,
     "reward": _find_pairs,
+    "grpo": _find_prompts,
 }

@@ -22,9 +22,11 @@ from bessemer.data.chats import Chat
 from bessemer.data.corpus import Split, split_of, stdlib_sources
 from bessemer.data.dataset import Dataset
 from bessemer.data.packing import ChatRows, DocumentRows, Ids, Piece, Row, Rows
+from bessemer.data.prompts import Prompt
 from bessemer.data.shard_manifest import is_finished
 from bessemer.data.shards import TokenShards
 from bessemer.data.tokenizing import TokenDataset, write_splits
+from bessemer.models.config import ModelConfig
 from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
@@ -220,6 +222,47 @@ def document_material(
             "vocab_size": tokenizer.vocab_size,
         },
     )
+
+
+class Question(NamedTuple):
+    """A prompt in tokens, and what its answers are judged by."""
+
+    number: int
+    ids: list[int]
+    asked: Prompt
+
+
+def questions(recipe: TrainRecipe, dataset: Path, model: Path) -> dict[Split, list[Question]]:
+    """The prompts of each split that leave room for an answer, as the model at `model` has them.
+
+    Raises:
+        InvalidInput: a split has none, or some do not and the recipe says refuse.
+    """
+    assert recipe.grpo is not None
+    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
+    context_length = ModelConfig.from_folder(model).context_length
+    length = min(recipe.batch.sequence_length, context_length) - recipe.grpo.max_tokens
+    found: dict[Split, list[Question]] = {}
+    for split in _LEARNED:
+        every = [
+            Question(n, encode_prompt(p.messages, tokenizer, template, p.tools), p)
+            for n, p in enumerate(Dataset.open(dataset).prompts(split))
+        ]
+        found[split] = [question for question in every if len(question.ids) <= length]
+        too_long = len(every) - len(found[split])
+        if too_long and recipe.dataset.over_long == "refuse":
+            raise InvalidInput(
+                f"{too_long} prompts leave no room for {recipe.grpo.max_tokens} tokens of answer",
+                next_step='set batch.sequence_length higher, or data.over_long="drop"',
+            )
+        if not found[split]:
+            raise InvalidInput(
+                f"the {split} split of {recipe.dataset.name} has no prompt of at most {length}"
+                f" tokens ({too_long} are longer)",
+                next_step="set batch.sequence_length higher, or grpo.max_tokens lower",
+            )
+    found["validation"] = found["validation"][: recipe.evaluation.rows]
+    return found
 
 
 def encode_chats(

@@ -36,17 +36,12 @@ from torch import Tensor, nn
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import LiveEngine
 from bessemer.data.corpus import Split
-from bessemer.data.dataset import Dataset
 from bessemer.data.order import Order
 from bessemer.data.packing import Row, first_fit, join
-from bessemer.data.prompts import Prompt
-from bessemer.models.decoder import Decoder
 from bessemer.models.lora import lora_layers, without_difference
-from bessemer.text.chat_encoding import encode_prompt
-from bessemer.text.chat_template import ChatTemplate
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import LossSum, Mean, linear_logprobs
-from bessemer.train.material import digest_of
+from bessemer.train.material import Question, digest_of, questions
 from bessemer.train.rewards import Answer, Reward, open_rewards
 from bessemer.train.rollouts import Asked, Judged, Record, Rollout, sample
 from bessemer.train.sections import GrpoSection
@@ -54,14 +49,6 @@ from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 TINY = 1e-4
 OF_ANSWERS = ("reward", "finished", "decided", "answer_tokens")  # told as means over answers
-
-
-class Question(NamedTuple):
-    """A prompt in tokens, and what its answers are judged by."""
-
-    number: int
-    ids: list[int]
-    asked: Prompt
 
 
 class Bounds(NamedTuple):
@@ -103,15 +90,15 @@ class GrpoTask:
         setting: Setting,
         network: nn.Module,
         engine: LiveEngine,
-        questions: Mapping[Split, Sequence[Question]],
+        asked: Mapping[Split, Sequence[Question]],
         rewards: Sequence[tuple[Reward, float]],
         reference: Callable[[MicroBatch], Tensor] | None,
     ) -> None:
         self.name, self.measure = "grpo", "reward"
         self.tokenizer = setting.tokenizer
-        self._train, self._validation = questions["train"], questions["validation"]
+        self._train, self._validation = asked["train"], asked["validation"]
         self.prompt: Sequence[int] = self._validation[0].ids
-        self.digest = digest_of(np.array(q.ids) for part in questions.values() for q in part)
+        self.digest = digest_of(np.array(q.ids) for part in asked.values() for q in part)
         self.facts: Mapping[str, Any] = {
             "train_prompts": len(self._train),
             "validation_prompts": len(self._validation),
@@ -318,38 +305,10 @@ def open_grpo(setting: Setting, network: nn.Module) -> GrpoTask:
         setting,
         network,
         setting.engine_of(network),
-        _questions(setting, cast(Decoder, network).config.context_length),
+        questions(recipe, setting.dataset_path(), setting.model_path()),
         open_rewards(recipe.grpo.rewards, setting),
         reference,
     )
-
-
-def _questions(setting: Setting, context_length: int) -> dict[Split, list[Question]]:
-    recipe, dataset = setting.recipe, Dataset.open(setting.dataset_path())
-    assert recipe.grpo is not None
-    template = ChatTemplate.load(setting.model_path())
-    length = min(recipe.batch.sequence_length, context_length) - recipe.grpo.max_tokens
-    found: dict[Split, list[Question]] = {}
-    for split in ("train", "validation"):
-        every = [
-            Question(n, encode_prompt(p.messages, setting.tokenizer, template, p.tools), p)
-            for n, p in enumerate(dataset.prompts(split))
-        ]
-        found[split] = [question for question in every if len(question.ids) <= length]
-        too_long = len(every) - len(found[split])
-        if too_long and recipe.dataset.over_long == "refuse":
-            raise InvalidInput(
-                f"{too_long} prompts leave no room for {recipe.grpo.max_tokens} tokens of answer",
-                next_step='set batch.sequence_length higher, or data.over_long="drop"',
-            )
-        if not found[split]:
-            raise InvalidInput(
-                f"the {split} split of {recipe.dataset.name} has no prompt of at most {length}"
-                f" tokens ({too_long} are longer)",
-                next_step="set batch.sequence_length higher, or grpo.max_tokens lower",
-            )
-    found["validation"] = found["validation"][: recipe.evaluation.rows]
-    return found
 
 
 def _reference(network: nn.Module) -> Callable[[MicroBatch], Tensor]:
