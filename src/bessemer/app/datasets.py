@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PYTHON_DOCS = "python-docs"
 PYTHON_DOCS_PREFERENCES = "python-docs-preferences"
 PYTHON_LICENCE = "PSF-2.0"
+ARITHMETIC = "arithmetic"
+PYTHON_PUZZLES = "python-puzzles"
 
 Summary = dict[str, Any]
 
@@ -83,9 +85,31 @@ def build_python_docs_preferences(platform: Platform, principal: Principal) -> N
     )
 
 
+def build_arithmetic(platform: Platform, principal: Principal) -> NamedDataset:
+    """`arithmetic`: sums and word problems with exact answers, made here."""
+    from bessemer.data.arithmetic import LICENCE, build
+
+    made_here = {"source": "made here"}
+    return build_dataset(
+        platform, principal, ARITHMETIC, build, licence=LICENCE, provenance=made_here
+    )
+
+
+def build_python_puzzles(platform: Platform, principal: Principal) -> NamedDataset:
+    """`python-puzzles`: small functions to write, with unit tests, made here."""
+    from bessemer.data.python_puzzles import LICENCE, build
+
+    made_here = {"source": "made here"}
+    return build_dataset(
+        platform, principal, PYTHON_PUZZLES, build, licence=LICENCE, provenance=made_here
+    )
+
+
 BUILDERS = {
     PYTHON_DOCS: build_python_docs,
     PYTHON_DOCS_PREFERENCES: build_python_docs_preferences,
+    ARITHMETIC: build_arithmetic,
+    PYTHON_PUZZLES: build_python_puzzles,
 }
 
 

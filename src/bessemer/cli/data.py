@@ -9,7 +9,7 @@ import click
 
 from bessemer.cli.output import json_option, print_json, print_rows, short, size
 
-BUILT = ("python-docs", "python-docs-preferences")
+BUILT = ("python-docs", "python-docs-preferences", "arithmetic", "python-puzzles")
 
 
 @click.group()
@@ -21,11 +21,12 @@ def command() -> None:
 @click.argument("dataset", type=click.Choice(BUILT), default=BUILT[0])
 @json_option
 def build(dataset: str, as_json: bool) -> None:
-    """Make a dataset from this Python's own documentation.
+    """Make a dataset here, without fetching anything.
 
-    python-docs has two kinds of chats: describe a symbol, and name the symbol that a text
-    describes. python-docs-preferences has pairs: the right answer, and the one about another
-    symbol. Nothing is fetched and no module is imported.
+    From this Python's own documentation: python-docs has two kinds of chats, describe a symbol, and
+    name the symbol that a text describes; python-docs-preferences has pairs, the right answer and
+    the one about another symbol. To learn from rewards: arithmetic has sums and word problems with
+    their answers, python-puzzles small functions to write with their unit tests.
     """
     from bessemer.app.datasets import BUILDERS
     from bessemer.app.platform import Platform

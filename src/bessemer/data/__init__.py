@@ -4,6 +4,7 @@ Nothing is imported here: rooms take the module they need. Nothing here trains o
 """
 
 __all__ = [
+    "arithmetic",
     "chats",
     "checking",
     "corpus",
@@ -18,6 +19,7 @@ __all__ = [
     "prompts",
     "python_docs",
     "python_docs_preferences",
+    "python_puzzles",
     "shard_manifest",
     "shards",
     "texts",
