@@ -3,8 +3,8 @@
 The story of a request: `engine` takes it, `scheduler` admits it to a row of the `cache` and
 gives it a share of each step, `stepper` takes the step: `runner` computes it with the `prepared`
 network, `constraint` says which tokens may be next, `sampling` draws one of them. An encoder's
-steps are in `encoding`. `worker` is the
-process around an engine; `live` is an engine over a network that is being trained.
+steps are in `encoding`. `worker` is the process around an engine; `live` is an engine over a
+network that is being trained.
 """
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "constraint",
     "engine",
     "live",
+    "openvino_engine",
     "precision",
     "prepared",
     "probing",

@@ -180,7 +180,7 @@ class Scheduler:
             self.finish(sequence)
         for sequence in (*late, *running):
             self.counters.expired += 1
-            sequence.send("error", _expired(sequence, now))
+            sequence.send("error", deadline_passed(sequence, now))
 
     def _count(self, step: Step) -> None:
         self.counters.steps += 1
@@ -196,7 +196,8 @@ class Scheduler:
         return self.cache.busy_tokens + need <= self.cache.budget_tokens
 
 
-def _expired(sequence: EngineSequence, now: float) -> DeadlineExceeded:
+def deadline_passed(sequence: EngineSequence, now: float) -> DeadlineExceeded:
+    """What a request is told that took too long; `now` is of the monotonic clock."""
     return DeadlineExceeded(
         f"{sequence.deadline_s:g} s were given to this request; {now - sequence.arrived_at:.1f} s"
         f" have passed, and {sequence.drawn} tokens were drawn",
