@@ -64,6 +64,7 @@ class FakeEngine:
         self.go = asyncio.Event()
         self.requests: list[GenerateRequest] = []
         self.embedded: list[list[int]] = []
+        self.clients: set[str] = set()
         self.cancelled: list[str] = []
         self.running = 0
 
@@ -99,9 +100,12 @@ class FakeEngine:
             -math.log(10) / (2 if now == before else 1) for before, now in itertools.pairwise(ids)
         ]
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """The unit vector of two numbers whose angle is the sum of the ids, or the last of them."""
         self.embedded.append(list(ids))
+        self.clients.add(client)
         if len(ids) > self._context_length:
             raise ContextLengthExceeded(f"{len(ids)} > {self._context_length}")
         if self._error is not None:

@@ -122,14 +122,16 @@ class SlowEngine(FakeEngine):
         super().__init__()
         self.now = self.most = 0
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0)
             if ids[0] == 400:
                 raise Busy("full", retry_after_s=1)
-            return await super().embed(ids, pooling)
+            return await super().embed(ids, pooling, client)
         finally:
             self.now -= 1
 
@@ -151,10 +153,12 @@ async def test_the_first_error_ends_the_rest(tokenizer: Tokenizer) -> None:
 
 
 async def test_vectors_need_the_scope_of_chat(tokenizer: Tokenizer) -> None:
-    serving = FakeServing({}, embedders={"m": EngineEmbedder(FakeEngine(), tokenizer, 16)})
+    engine = FakeEngine()
+    serving = FakeServing({}, embedders={"m": EngineEmbedder(engine, tokenizer, 16)})
     nobody = Principal("org", "p", "u", frozenset({"models:read"}))
     request = EmbedRequest(inputs=["a"])
     with pytest.raises(PermissionDenied):
         await embed(serving, nobody, "m", request)
     someone = Principal("org", "p", "u", frozenset({"chat"}))
     assert len((await embed(serving, someone, "m", request)).vectors) == 1
+    assert engine.clients == {"u"}, "they wait in their own line"

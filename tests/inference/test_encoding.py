@@ -14,6 +14,7 @@ from bessemer.core.engine_client import EngineClient
 from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import Pooling
 from bessemer.inference.encoding import STEP_TOKENS
+from bessemer.inference.engine import NativeEngine
 from bessemer.models.attention import PackedAttention, WholeAttention, positions
 from bessemer.models.encoder import load_encoder
 from bessemer.models.folder import load_decoder
@@ -58,6 +59,21 @@ async def test_many_texts_at_once_get_the_vectors_of_each_alone(bert: Path) -> N
     assert (info.context_length, info.precision, info.waiting) == (CONTEXT, "fp64", 0)
     for ids, vector in list(zip(asked, found, strict=True))[::7]:
         assert vector == pytest.approx(vector_of(bert, ids), abs=1e-10)
+
+
+async def test_a_client_with_many_texts_does_not_hold_up_one_with_a_single_text(
+    bert: Path,
+) -> None:
+    done: list[str] = []
+
+    async def ask(engine: NativeEngine, client: str) -> None:
+        await engine.embed([7] * CONTEXT, client=client)
+        done.append(client)
+
+    async with engine_over(bert) as engine:
+        clients = ["many"] * 400 + ["one"]
+        await asyncio.gather(*(ask(engine, client) for client in clients))
+    assert done.index("one") < 200
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 1 - 1e-6), ("bf16", 0.999)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -187,6 +188,12 @@ async def test_lengths_queues_deadlines_and_the_end_are_told(exported: Exported)
         with pytest.raises(EngineUnavailable):
             async for _ in last:
                 pass
+
+
+@needs_openvino
+async def test_nothing_that_calls_home_is_imported(exported: Exported) -> None:
+    async with engine_over(exported.files["q8_0"]):
+        assert sys.modules["openvino_telemetry"] is None
 
 
 @needs_openvino

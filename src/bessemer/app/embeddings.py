@@ -29,7 +29,7 @@ LONG_CHARS = 20_000
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`inputs` are texts, or token ids taken as they are.
+    """`inputs` are texts, or token ids taken as they are; `client` is who asks, for the queue.
 
     `dimensions` keeps the first so many numbers of each vector, brought to unit length again.
     """
@@ -37,6 +37,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Sequence[str | Sequence[int]]
     dimensions: int | None = None
     pooling: Pooling | None = None
+    client: str = ""
 
 
 class Embedded(NamedTuple):
@@ -73,7 +74,9 @@ async def embed(
         BessemerError: as `EngineEmbedder.embed`.
     """
     principal.require(EMBED_SCOPE)
-    return await (await serving.embedder(principal, model)).embed(request)
+    client = principal.key_id or principal.owner_id
+    embedder = await serving.embedder(principal, model)
+    return await embedder.embed(msgspec.structs.replace(request, client=client))
 
 
 class EngineEmbedder:
@@ -110,7 +113,7 @@ class EngineEmbedder:
                 next_step="send it in several requests",
                 param="input",
             )
-        vectors = await self._vectors(texts, request.pooling)
+        vectors = await self._vectors(texts, request)
         return Embedded([_shortened(vector, request.dimensions) for vector in vectors], total)
 
     def _encode(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
@@ -138,14 +141,14 @@ class EngineEmbedder:
             )
         return ids
 
-    async def _vectors(self, texts: list[list[int]], pooling: Pooling | None) -> list[list[float]]:
+    async def _vectors(self, texts: list[list[int]], request: EmbedRequest) -> list[list[float]]:
         """In order; `IN_FLIGHT` at a time, and no more once one has failed."""
         vectors: list[list[float]] = [[] for _ in texts]
         todo = iter(enumerate(texts))
 
         async def work() -> None:
             for place, ids in todo:
-                vectors[place] = await self._engine.embed(ids, pooling)
+                vectors[place] = await self._engine.embed(ids, request.pooling, request.client)
 
         workers = [asyncio.ensure_future(work()) for _ in range(min(IN_FLIGHT, len(texts)))]
         try:

@@ -86,9 +86,11 @@ class EngineClient:
         """See `Engine.score`."""
         return msgspec.convert(await self._ask("score", ids=list(ids)), list[float])
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """See `Engine.embed`."""
-        vector = await self._ask("embed", ids=list(ids), pooling=pooling)
+        vector = await self._ask("embed", ids=list(ids), pooling=pooling, client=client)
         return msgspec.convert(vector, list[float])
 
     async def info(self) -> EngineInfo:

@@ -135,11 +135,14 @@ class Engine(Protocol):
         """Natural log p(ids[i] | ids[:i]) for i = 1 .. len(ids) - 1."""
         ...
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """The sequence as one vector of unit length.
 
         Args:
             pooling: None for what the model was made with; a decoder's mean.
+            client: in whose line it waits.
 
         Raises:
             ContextLengthExceeded, InvalidInput, Busy, EngineUnavailable: as `generate`.

@@ -1,17 +1,18 @@
 """The steps of an encoder: as many waiting texts as fit into one, whole, and all of them at once.
 
-An encoder keeps nothing between steps, so there is no cache and nothing to schedule but the queue.
+An encoder keeps nothing between steps, so there is no cache and nothing to schedule but the queue,
+in which each client has its own line.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 
 import torch
 
 from bessemer.core.errors import BessemerError, Busy, ContextLengthExceeded, InvalidInput
 from bessemer.inference import precision as precisions
+from bessemer.inference.fair_queue import FairQueue
 from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
@@ -31,7 +32,7 @@ class EncoderStepper:
     def __init__(self, model: PreparedEncoder, context_length: int) -> None:
         self._model = model
         self._context_length = context_length
-        self._waiting: deque[EngineSequence] = deque()
+        self._waiting = FairQueue()
         self._running: list[EngineSequence] = []
         self._tokens_per_s = 10_000.0  # measured as it goes
         self.counters = Counters()
@@ -47,13 +48,13 @@ class EncoderStepper:
         except BessemerError as error:
             sequence.send("error", error)
             return False
-        self._waiting.append(sequence)
+        self._waiting.push(sequence)
         self.counters.requests += 1
         self.counters.prompt_tokens += sequence.prompt_tokens
         return True
 
     def step(self) -> bool:
-        """Compute the next texts in order of arrival; False if there are none."""
+        """Compute the next texts, clients in turn; False if there are none."""
         self._running = batch = self._next_batch()
         if not batch:
             return False
@@ -86,12 +87,13 @@ class EncoderStepper:
 
     def _next_batch(self) -> list[EngineSequence]:
         batch: list[EngineSequence] = []
-        room = STEP_TOKENS
-        while self._waiting and (not batch or len(self._waiting[0].ids) <= room):
-            sequence = self._waiting.popleft()
+        room = max(STEP_TOKENS, self._context_length)
+        while (sequence := self._waiting.first()) and len(sequence.ids) <= room:
+            self._waiting.pop()
             if not sequence.cancelled:
                 sequence.admitted_at = time.monotonic()
                 self.counters.queued_s += sequence.admitted_at - sequence.arrived_at
+                self._waiting.charge(sequence.client, len(sequence.ids))
                 batch.append(sequence)
                 room -= len(sequence.ids)
         return batch

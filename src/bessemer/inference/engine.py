@@ -152,10 +152,12 @@ class NativeEngine:
         scores: list[float] = open_letter(await inbox.get())
         return scores
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """See `Engine.embed`."""
         inbox, send = mailbox()
-        self.submit(EngineSequence.for_whole(ids, "vector", send, pooling))
+        self.submit(EngineSequence.for_whole(ids, "vector", send, pooling, client))
         vector: list[float] = open_letter(await inbox.get())
         return vector
 

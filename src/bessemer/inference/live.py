@@ -126,7 +126,9 @@ class NativeLiveEngine:
         scores: list[float] = await self._whole(ids, "scores")
         return scores
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """See `Engine.embed`."""
         vector: list[float] = await self._whole(ids, "vector", pooling)
         return vector

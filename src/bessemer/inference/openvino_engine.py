@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import itertools
 import queue
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -145,7 +146,9 @@ class OpenVinoEngine:
             "OpenVINO tells no scores of a text", next_step="score with the native engine"
         )
 
-    async def embed(self, ids: Sequence[int], pooling: Pooling | None = None) -> list[float]:
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
         """Raises InvalidInput: OpenVINO tells no hidden states."""
         raise InvalidInput(
             "OpenVINO tells no hidden states", next_step="embed with the native engine"
@@ -196,9 +199,8 @@ class OpenVinoEngine:
             sequence.send("error", error)
             return
         import numpy as np
-        import openvino
 
-        ids = openvino.Tensor(np.array([sequence.ids], dtype=np.int64))
+        ids = _runtime("openvino").Tensor(np.array([sequence.ids], dtype=np.int64))
         handle = self._pipeline.add_request(next(self._numbers), ids, config)
         self._running.append(_Running(sequence, handle))
 
@@ -248,13 +250,11 @@ class OpenVinoEngine:
         Raises:
             BessemerError: as `Engine.generate`, and for what OpenVINO cannot say.
         """
-        import openvino_genai
-
         request = sequence.request
         assert request is not None
         self._check(sequence, request)
         sampling = request.sampling
-        config = openvino_genai.GenerationConfig()
+        config = _runtime("openvino_genai").GenerationConfig()
         config.max_new_tokens = request.max_tokens
         config.ignore_eos = True  # what ends an answer is the request's to say
         config.do_sample = sampling.temperature > 0
@@ -304,9 +304,14 @@ class OpenVinoEngine:
             raise Busy(f"{len(self._running)} requests run: that is all", retry_after_s=1.0)
 
 
-def _pipeline(gguf: Path, precision: str, threads: int, max_running: int, cache_gb: int) -> Any:
-    import openvino_genai
+def _runtime(module: str) -> Any:
+    """The library without its telemetry, for which it has a stub where that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module(module)
 
+
+def _pipeline(gguf: Path, precision: str, threads: int, max_running: int, cache_gb: int) -> Any:
+    openvino_genai = _runtime("openvino_genai")
     scheduling = openvino_genai.SchedulerConfig()
     scheduling.cache_size = cache_gb
     scheduling.max_num_batched_tokens = STEP_TOKENS

@@ -61,10 +61,22 @@ class EngineSequence:
 
     @classmethod
     def for_whole(
-        cls, ids: Sequence[int], wanted: Wanted, send: Send, pooling: Pooling | None = None
+        cls,
+        ids: Sequence[int],
+        wanted: Wanted,
+        send: Send,
+        pooling: Pooling | None = None,
+        client: str = "",
     ) -> EngineSequence:
         """A sequence that is only read: to be scored, or made a vector."""
-        return cls(ids=list(ids), wanted=wanted, send=send, prompt_tokens=len(ids), pooling=pooling)
+        return cls(
+            ids=list(ids),
+            wanted=wanted,
+            send=send,
+            prompt_tokens=len(ids),
+            pooling=pooling,
+            client=client,
+        )
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline has passed; `now` is of the monotonic clock."""

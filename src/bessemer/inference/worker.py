@@ -168,7 +168,8 @@ class _Connection:
             return EngineSequence.for_tokens(request, send)
         if op == "embed":
             pooling = msgspec.convert(frame.get("pooling"), Pooling | None)
-            return EngineSequence.for_whole(frame["ids"], "vector", send, pooling)
+            client = frame.get("client", "")
+            return EngineSequence.for_whole(frame["ids"], "vector", send, pooling, client)
         wanted: dict[str, Any] = {"score": "scores"}
         return EngineSequence.for_whole(frame["ids"], wanted[op], send)
 

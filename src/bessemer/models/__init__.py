@@ -17,6 +17,7 @@ __all__ = [
     "foreign",
     "functions",
     "gguf_export",
+    "gguf_file",
     "gguf_import",
     "gpt2",
     "lora",
