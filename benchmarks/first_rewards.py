@@ -23,7 +23,7 @@ from bessemer.app.platform import Platform
 from bessemer.app.pull import pull
 from bessemer.data import arithmetic
 from bessemer.data.dataset import Dataset
-from bessemer.train.answers import is_same, last_number
+from bessemer.text.answers import is_same, last_number
 
 LONGEST = 24  # tokens of an answer
 
