@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.models.attention import PackedAttention
-from bessemer.train.attention import LARGE_BLOCK, LONGEST_KEPT, BlockAttention
+from bessemer.train.attention import BLOCK, LONGEST_KEPT, BlockAttention, segment_length
 
 
 def inputs(tokens: int, heads: int, kv_heads: int, seed: int = 0) -> list[torch.Tensor]:
@@ -37,10 +37,10 @@ def check_equal(
 
 @settings(max_examples=30, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, LARGE_BLOCK + 90), min_size=1, max_size=5),
+    lengths=st.lists(st.integers(1, 2 * BLOCK + 90), min_size=1, max_size=5),
     groups=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
     seed=st.integers(0, 1000),
-    window=st.none() | st.integers(1, LARGE_BLOCK + 20),
+    window=st.none() | st.integers(1, 2 * BLOCK + 20),
 )
 def test_output_and_gradients_equal_the_fused_kernels(
     lengths: list[int], groups: tuple[int, int], seed: int, window: int | None
@@ -65,6 +65,32 @@ def test_both_attentions_are_a_softmax_over_what_the_mask_leaves(window: int | N
         BlockAttention(lengths, torch.float64, [None, window]),
     ):
         torch.testing.assert_close(attend(1, q, k, v), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "length"),
+    [
+        ([96], 96),
+        ([96, 96, 96], 96),
+        ([96, 40, 56, 1, 95], 96),
+        ([48, 48, 96], 96),
+        ([96, 40], 136),
+        ([40, 96, 56], 192),
+    ],
+)
+def test_segments_of_one_length_cut_no_document(lengths: list[int], length: int) -> None:
+    assert segment_length(lengths) == length
+
+
+@pytest.mark.parametrize("groups", [(2, 2), (4, 2)])
+@pytest.mark.parametrize("window", [None, 7, 140])
+@pytest.mark.parametrize("rows", [[[300]] * 3, [[100, 200], [300], [1, 299]]])
+def test_segments_are_computed_together(
+    rows: list[list[int]], groups: tuple[int, int], window: int | None
+) -> None:
+    lengths = [length for row in rows for length in row]
+    assert segment_length(lengths) == 300
+    check_equal(lengths, *groups, window=window)
 
 
 def test_a_long_document_computes_its_probabilities_twice_and_agrees() -> None:

@@ -74,30 +74,34 @@ def turned(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 
 
 @Chain
-def turned_heads(
-    y_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, queries: int, keys: int, values: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values that stand side by side in each row, apart and heads first."""
-    y_HTD = y_TO.view(len(y_TO), queries + keys + values, -1).transpose(0, 1)
-    both_HTD = y_HTD[: queries + keys]
-    cos_TD, sin_TD = torch.cat((cos_TD, cos_TD), -1), torch.cat((-sin_TD, sin_TD), -1)
-    first, second = both_HTD.chunk(2, -1)
-    turned_HTD = (both_HTD * cos_TD).addcmul_(torch.cat((second, first), -1), sin_TD)
-    turned_HTD = turned_HTD.contiguous()
-    return turned_HTD[:queries], turned_HTD[queries:], y_HTD[queries + keys :].contiguous()
+def turned_heads(y_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, count: int) -> Tensor:
+    """The first `count` of the heads that stand side by side in each row, turned: (T, count, D)."""
+    heads_THD = y_TO.unflatten(1, (-1, 2 * cos_TD.shape[1]))[:, :count]
+    turned_THD = torch.empty_like(heads_THD, memory_format=torch.contiguous_format)
+    _turn_into(turned_THD, heads_THD, cos_TD, sin_TD)
+    return turned_THD
 
 
 @Chain
 def turned_heads_gradient(
-    d_q_HTD: Tensor, d_k_HTD: Tensor, d_v_HTD: Tensor, cos_TD: Tensor, sin_TD: Tensor
+    d_q_THD: Tensor, d_k_THD: Tensor, d_v_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor
 ) -> Tensor:
-    """Back to rows, (T, O): each head is turned back."""
-    d_both_HTD = torch.cat((d_q_HTD, d_k_HTD))
-    cos_TD, sin_TD = torch.cat((cos_TD, cos_TD), -1), torch.cat((sin_TD, -sin_TD), -1)
-    first, second = d_both_HTD.chunk(2, -1)
-    d_both_HTD = (d_both_HTD * cos_TD).addcmul_(torch.cat((second, first), -1), sin_TD)
-    d_y_THD = torch.cat((d_both_HTD.transpose(0, 1), d_v_HTD.transpose(0, 1)), 1)
+    """Side by side again, (T, O), queries and keys turned back."""
+    queries, keys, values = (x_THD.shape[1] for x_THD in (d_q_THD, d_k_THD, d_v_THD))
+    d_y_THD = d_q_THD.new_empty(len(d_q_THD), queries + keys + values, d_q_THD.shape[2])
+    _turn_into(d_y_THD[:, :queries], d_q_THD, cos_TD, -sin_TD)
+    _turn_into(d_y_THD[:, queries : queries + keys], d_k_THD, cos_TD, -sin_TD)
+    d_y_THD[:, queries + keys :] = d_v_THD
     return d_y_THD.flatten(1)
+
+
+def _turn_into(out_THD: Tensor, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> None:
+    """`turned` without exchanging the halves in memory first."""
+    sin_T1D = sin_TD.unsqueeze(1)
+    torch.mul(x_THD, torch.cat((cos_TD, cos_TD), -1).unsqueeze(1), out=out_THD)
+    (first, second), (out_first, out_second) = x_THD.chunk(2, -1), out_THD.chunk(2, -1)
+    out_first.addcmul_(second, sin_T1D, value=-1)
+    out_second.addcmul_(first, sin_T1D)
 
 
 @Chain
@@ -111,9 +115,12 @@ def gated(both_TO: Tensor) -> Tensor:
 def gated_gradient(d_TF: Tensor, both_TO: Tensor) -> tuple[Tensor, Tensor]:
     """`gated` again, and the gradient of its input, (T, 2 F)."""
     gate_TF, up_TF = both_TO.chunk(2, -1)
+    d_both_TO = torch.empty_like(both_TO)
+    d_gate_TF, d_up_TF = d_both_TO.chunk(2, -1)
     silu_TF = F.silu(gate_TF)
-    d_gate_TF = torch.ops.aten.silu_backward(d_TF * up_TF, gate_TF)
-    return silu_TF * up_TF, torch.cat((d_gate_TF, d_TF * silu_TF), -1)
+    torch.mul(d_TF, silu_TF, out=d_up_TF)
+    torch.ops.aten.silu_backward.grad_input(d_TF * up_TF, gate_TF, grad_input=d_gate_TF)
+    return silu_TF.mul_(up_TF), d_both_TO
 
 
 CHAINS = (normed, norm_gradient, turned, turned_heads, turned_heads_gradient, gated, gated_gradient)

@@ -55,9 +55,8 @@ def heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, (T, H, D) each, the first two normed and rotated."""
     if all(type(norm) is nn.Identity for norm in norms) and _train_here(x_TD, projections):
-        found = Heads.apply(x_TD, cos_TD, sin_TD, *_weights(projections))  # type: ignore[no-untyped-call]
-        q_HTD, k_HTD, v_HTD = found
-        return q_HTD.transpose(0, 1), k_HTD.transpose(0, 1), v_HTD.transpose(0, 1)
+        q_THD, k_THD, v_THD = Heads.apply(x_TD, cos_TD, sin_TD, *_weights(projections))  # type: ignore[no-untyped-call]
+        return q_THD, k_THD, v_THD
     shape = (len(x_TD), -1, 2 * cos_TD.shape[1])
     q_THD, k_THD, v_THD = (projection(x_TD).view(shape) for projection in projections)
     q_THD, k_THD = norms[0](q_THD), norms[1](k_THD)

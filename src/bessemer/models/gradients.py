@@ -50,10 +50,7 @@ class Rotate(torch.autograd.Function):
 
 
 class Heads(torch.autograd.Function):
-    """Queries, keys and values of one input, the first two rotated: (H, T, D) each.
-
-    Heads stand first in memory, as attention wants them.
-    """
+    """Queries, keys and values of one input, (T, H, D) each, the first two rotated."""
 
     @staticmethod
     def forward(
@@ -64,14 +61,17 @@ class Heads(torch.autograd.Function):
         w_OD = torch.cat(weights)
         ctx.save_for_backward(x_TD, cos_TD, sin_TD, w_OD)
         ctx.counts = counts
-        queries, keys, values = counts
-        return chains.turned_heads(x_TD @ w_OD.T, cos_TD, sin_TD, queries, keys, values)
+        queries, keys, _values = counts
+        y_TO = x_TD @ w_OD.T
+        both_THD = chains.turned_heads(y_TO, cos_TD, sin_TD, queries + keys)
+        v_THD = y_TO.view(len(y_TO), -1, size)[:, queries + keys :]
+        return both_THD[:, :queries], both_THD[:, queries:], v_THD
 
     @staticmethod
     def backward(ctx: Any, *d_heads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, cos_TD, sin_TD, w_OD = ctx.saved_tensors
-        d_q_HTD, d_k_HTD, d_v_HTD = d_heads
-        d_y_TO = chains.turned_heads_gradient(d_q_HTD, d_k_HTD, d_v_HTD, cos_TD, sin_TD)
+        d_q_THD, d_k_THD, d_v_THD = d_heads
+        d_y_TO = chains.turned_heads_gradient(d_q_THD, d_k_THD, d_v_THD, cos_TD, sin_TD)
         size = 2 * cos_TD.shape[1]
         d_x_TD = d_y_TO @ w_OD if ctx.needs_input_grad[0] else None
         return (
