@@ -47,7 +47,7 @@ def test_a_contradiction_or_slip_is_refused_with_its_reason(override: str, says:
         load(RECIPES / "teach.toml", TrainRecipe, override.split())
 
 
-def test_rows_at_once_are_as_many_as_make_8192_tokens() -> None:
+def test_rows_at_once_are_as_many_as_make_4096_tokens() -> None:
     recipe = load(RECIPES / "teach.toml", TrainRecipe, ["batch.rows=100"]).recipe
-    assert recipe.rows_at_once == 16
+    assert recipe.rows_at_once == 8
     assert load(RECIPES / "teach.toml", TrainRecipe).recipe.rows_at_once == 2

@@ -1,45 +1,18 @@
 """Chains of small operations between the matrix products of a training step.
 
-Each is one `Chain`: called as it stands, or compiled into one pass over memory after `compile` was
-called on it. That is a setting of the process, like its number of threads; see
-`bessemer.train.compiling`. Written with results in place where that saves a pass when it is not.
+Each makes as few passes over memory as single operations can, with results in place where that
+saves one. Compiling them is not worth its time; see `docs/logbook.md`.
 
 T tokens   D hidden size, or the size of a head   F feed-forward size   H heads of one kind or all
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class Chain(Generic[P, R]):
-    """A function of tensors, compiled on request."""
-
-    def __init__(self, written: Callable[P, R]) -> None:
-        self.__doc__ = written.__doc__
-        self._written = self._used = written
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._used(*args, **kwargs)
-
-    def compile(self) -> None:
-        """From the next call on, which takes some seconds, and for any shape."""
-        self._used = torch.compile(self._written, dynamic=True)
-
-    def restore(self) -> None:
-        """Run as written again."""
-        self._used = self._written
-
-
-@Chain
 def normed(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x / rms(x) * weight, and 1 / rms(x) in float32."""
     wide_TD = x_TD.to(torch.float32, copy=True)
@@ -48,7 +21,6 @@ def normed(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return wide_TD.mul_(scale_T1).mul_(weight_D.float()).to(x_TD.dtype), scale_T1
 
 
-@Chain
 def norm_gradient(
     d_out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, scale_T1: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +36,6 @@ def norm_gradient(
     return d_TD.to(x_TD.dtype), d_weight_D
 
 
-@Chain
 def turned(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Rotary embedding, halves layout; `cos_TD` and `sin_TD` have half the head size."""
     cos_T1D = torch.cat((cos_TD, cos_TD), -1).unsqueeze(1)
@@ -73,16 +44,14 @@ def turned(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     return (x_THD * cos_T1D).addcmul_(torch.cat((second, first), -1), sin_T1D)
 
 
-@Chain
 def turned_heads(y_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, count: int) -> Tensor:
     """The first `count` of the heads that stand side by side in each row, turned: (T, count, D)."""
-    heads_THD = y_TO.unflatten(1, (-1, 2 * cos_TD.shape[1]))[:, :count]
+    heads_THD = y_TO.view(len(y_TO), -1, 2 * cos_TD.shape[1])[:, :count]
     turned_THD = torch.empty_like(heads_THD, memory_format=torch.contiguous_format)
     _turn_into(turned_THD, heads_THD, cos_TD, sin_TD)
     return turned_THD
 
 
-@Chain
 def turned_heads_gradient(
     d_q_THD: Tensor, d_k_THD: Tensor, d_v_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor
 ) -> Tensor:
@@ -104,14 +73,12 @@ def _turn_into(out_THD: Tensor, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -
     out_second.addcmul_(first, sin_T1D)
 
 
-@Chain
 def gated(both_TO: Tensor) -> Tensor:
     """silu(gate) * up, which stand side by side in each row: (T, F)."""
     gate_TF, up_TF = both_TO.chunk(2, -1)
     return F.silu(gate_TF).mul_(up_TF)
 
 
-@Chain
 def gated_gradient(d_TF: Tensor, both_TO: Tensor) -> tuple[Tensor, Tensor]:
     """`gated` again, and the gradient of its input, (T, 2 F)."""
     gate_TF, up_TF = both_TO.chunk(2, -1)
@@ -121,6 +88,3 @@ def gated_gradient(d_TF: Tensor, both_TO: Tensor) -> tuple[Tensor, Tensor]:
     torch.mul(d_TF, silu_TF, out=d_up_TF)
     torch.ops.aten.silu_backward.grad_input(d_TF * up_TF, gate_TF, grad_input=d_gate_TF)
     return silu_TF.mul_(up_TF), d_both_TO
-
-
-CHAINS = (normed, norm_gradient, turned, turned_heads, turned_heads_gradient, gated, gated_gradient)

@@ -4,7 +4,7 @@ The same functions as in `functions`, which hands over to these when a gradient 
 of single operations they walk through memory about twice as often, forward and backward; and
 matrices that share an input are multiplied as one, which fills the processor better.
 
-Everything between the matrix products is a `Chain` of `chains`, so that it can be compiled.
+What stands between the matrix products is in `chains`.
 
 T tokens   D hidden size, or the size of a head   F feed-forward size   H heads of one kind or all
 """

@@ -115,8 +115,8 @@ class _BlockAttention(torch.autograd.Function):
         ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, spans: list[Span], keep: bool
     ) -> Tensor:
         length, kv_heads = spans[-1].end, k_TKD.shape[1]
-        q_NLKGD = q_THD.unflatten(1, (kv_heads, -1)).unflatten(0, (-1, length))
-        k_NLKD, v_NLKD = (x_TKD.unflatten(0, (-1, length)) for x_TKD in (k_TKD, v_TKD))
+        q_NLKGD = _split(q_THD, length, kv_heads)
+        k_NLKD, v_NLKD = (x_TKD.view(-1, length, *x_TKD.shape[1:]) for x_TKD in (k_TKD, v_TKD))
         mixed_NLKGD = q_THD.new_empty(*q_NLKGD.shape[:4], v_TKD.shape[2])
         kept = []
         for span in spans:
@@ -134,7 +134,7 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *d_mixed: Tensor) -> tuple[Tensor | None, ...]:
         q_NLKGD, k_NLKD, v_NLKD, *kept = ctx.saved_tensors
         kv_heads, scale = k_NLKD.shape[2], k_NLKD.shape[3] ** -0.5
-        d_mixed_NLKGD = d_mixed[0].unflatten(1, (kv_heads, -1)).unflatten(0, q_NLKGD.shape[:2])
+        d_mixed_NLKGD = _split(d_mixed[0], q_NLKGD.shape[1], kv_heads)
         d_q_NLKGD = q_NLKGD.new_empty(q_NLKGD.shape)
         d_k_CLD, d_v_CLD = torch.zeros_like(_keys(k_NLKD)), torch.zeros_like(_keys(v_NLKD))
         for index, span in enumerate(ctx.spans):
@@ -155,6 +155,12 @@ class _BlockAttention(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _split(x_THD: Tensor, length: int, kv_heads: int) -> Tensor:
+    """(N, L, K, G, D), where it is."""
+    tokens, heads, size = x_THD.shape
+    return x_THD.view(tokens // length, length, kv_heads, heads // kv_heads, size)
 
 
 def _probabilities(q_CQD: Tensor, k_CSD: Tensor, span: Span) -> Tensor:
@@ -191,4 +197,5 @@ def _keys(x_NSKD: Tensor) -> Tensor:
 
 def _tokens_first(x_CLD: Tensor, kv_heads: int) -> Tensor:
     """(T, K, D)."""
-    return x_CLD.unflatten(0, (-1, kv_heads)).transpose(1, 2).flatten(0, 1)
+    x_NKLD = x_CLD.view(-1, kv_heads, *x_CLD.shape[1:])
+    return x_NKLD.transpose(1, 2).flatten(0, 1)

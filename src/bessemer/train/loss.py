@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bessemer.models.chains import Chain
-
 # Logits of one chunk: enough rows for a fast matrix product, and little memory.
 CHUNK_ELEMENTS = 2**24
 # Of those the softmax takes this many at a time: in float32 they stay in the processor's cache.
@@ -120,7 +118,6 @@ def _logprobs(hidden_CD: Tensor, head_VD: Tensor, target_C: Tensor, temperature:
     return logits_CV.gather(1, target_C[:, None])[:, 0] - logits_CV.logsumexp(1)
 
 
-@Chain
 def softmax_loss(logits_PV: Tensor, target_P1: Tensor, z_loss: float) -> Tensor:
     """The sum of the loss; its gradient takes the place of the logits.
 

@@ -105,7 +105,7 @@ class TrainRecipe(Frozen):
 
     @property
     def rows_at_once(self) -> int:
-        fitting = max(1, 8192 // self.batch.sequence_length)
+        fitting = max(1, 4096 // self.batch.sequence_length)
         return min(self.batch.rows, self.batch.rows_at_once or fitting)
 
     @property

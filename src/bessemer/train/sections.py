@@ -75,7 +75,7 @@ class BatchSection(Frozen):
     )
     rows: Positive = Field(default=2, description="rows of one optimizer step, over all processes")
     rows_at_once: Positive | None = Field(
-        default=None, description="rows of one forward pass; by default as many as make 8192 tokens"
+        default=None, description="rows of one forward pass; by default as many as make 4096 tokens"
     )
 
 
