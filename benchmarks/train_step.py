@@ -1,22 +1,28 @@
 """How fast is a training step? Ours beside `transformers` and a plain eager loop, in one run.
 
-    .venv/bin/python benchmarks/train_step.py            # about two minutes on two cores
-    .venv/bin/python benchmarks/train_step.py --rounds 3
+    .venv/bin/python benchmarks/train_step.py                       # about five minutes
+    .venv/bin/python benchmarks/train_step.py --size 12M --rounds 5
 
-Every loop trains the same Llama (d 384, 6 layers, 6 heads, ffn 1024, vocab 8192) on the same batch
-(16 x 512 tokens) with AdamW, clipping included. They take turns, and each is judged by its best
-step, so that whatever else the machine does strikes all alike. The peak is the best square bf16
-matrix product, measured between the rounds in the same process. Floating-point operations are
-`bessemer.train.flops`: 6 per matrix weight and token, and attention's causal half.
+Sizes are Llamas trained whole with AdamW, clipping included, and `lora`: adapters of rank 16 on
+every linear layer of SmolLM2-135M's shape (random weights), where the peer is `peft`. All loops of
+a size train the same shape on the same batch. They take turns; each is judged by its best step, so
+that whatever else the machine does strikes all alike, and by the median of its time over ours in
+the same round. The peak is the best square bf16 matrix product, measured between the rounds in
+the same process. Floating-point operations are `bessemer.train.flops`: 6 per matrix weight and
+token (4 for a frozen one), and attention's causal half. Peak memory is that of a process that
+runs two steps of the one loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bessemer.data.packing import Row
-from bessemer.models.attention import positions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
+from bessemer.models.lora import add_lora
 from bessemer.train import precision
 from bessemer.train.allocator import keep_freed_memory
-from bessemer.train.batch import MicroBatch
+from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.flops import step_cost
 from bessemer.train.gradient import Part, accumulate
 from bessemer.train.loss import LossSum, linear_cross_entropy
@@ -39,36 +45,44 @@ from bessemer.train.recipe import OptimizerSection
 from bessemer.train.task import Network, hidden_states
 from bessemer.train.weights import TrainedWeights
 
-ROWS, LENGTH, VOCAB = 16, 512, 8192
-CONFIG = ModelConfig(
-    vocab_size=VOCAB,
-    hidden_size=384,
-    intermediate_size=1024,
-    layers=6,
-    heads=6,
-    kv_heads=6,
-    head_dim=64,
-    context_length=LENGTH,
-    tied=False,
-)
+LENGTH = 512
 RATE = 1e-3
+RANK, ALPHA = 16, 32.0
+
+
+class Size(NamedTuple):
+    """A network, the rows of its step, and how many of them ours takes at once."""
+
+    config: ModelConfig
+    rows: int
+    rows_at_once: int
+    lora: bool = False
+
+
+def llama(
+    hidden: int, layers: int, kv_heads: int, inner: int, vocab: int, head_dim: int = 64
+) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        layers=layers,
+        heads=hidden // head_dim,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        context_length=LENGTH,
+        tied=True,
+    )
+
+
+SIZES = {
+    "3M": Size(llama(192, 5, 3, 512, 4096), 16, 8),
+    "12M": Size(llama(384, 6, 6, 1024, 4096), 16, 8),
+    "50M": Size(llama(640, 9, 10, 1728, 8192), 8, 8),
+    "lora": Size(llama(576, 30, 3, 1536, 49152), 2, 2, lora=True),
+}
 
 Step = Callable[[], float]
-
-
-class Loop(NamedTuple):
-    """A name, and a function that takes one training step and returns its loss."""
-
-    name: str
-    step: Step
-
-
-def the_batch() -> MicroBatch:
-    generator = torch.Generator().manual_seed(0)
-    stream = torch.randint(0, VOCAB, (ROWS, LENGTH + 1), generator=generator)
-    lengths = (LENGTH,) * ROWS
-    ids_T, targets_T = stream[:, :-1].flatten(), stream[:, 1:].flatten()
-    return MicroBatch(ids_T, positions(lengths), lengths, torch.arange(len(ids_T)), targets_T)
 
 
 class NextToken:
@@ -87,124 +101,166 @@ class NextToken:
         return LossSum(nats, batch.targets)
 
 
-def ours(batch: MicroBatch) -> Loop:
-    """The step of `bessemer.train.loop`."""
-    ids_RL = batch.ids_T.view(ROWS, LENGTH).numpy()
-    targets_RL = batch.targets_N.view(ROWS, LENGTH).numpy()
+def random_rows(size: Size) -> list[Row]:
+    stream = np.random.default_rng(0).integers(0, size.config.vocab_size, (size.rows, LENGTH + 1))
     places = np.arange(LENGTH)
-    rows = [
-        Row(ids, (LENGTH,), places, targets)
-        for ids, targets in zip(ids_RL, targets_RL, strict=True)
-    ]
+    return [Row(ids[:-1], (LENGTH,), places, ids[1:]) for ids in stream]
+
+
+def decoder_of(size: Size) -> Decoder:
+    decoder = Decoder(size.config).init_weights(0).to(torch.bfloat16)
+    if size.lora:
+        add_lora(decoder, RANK, ALPHA, seed=0)
+    return decoder
+
+
+def ours(size: Size) -> Step:
+    """The step of `bessemer.train.loop`."""
+    rows = random_rows(size)
     task: Any = NextToken()
-    decoder = Decoder(CONFIG).init_weights(0).to(torch.bfloat16)
+    decoder = decoder_of(size)
     weights = TrainedWeights(decoder)
     optimizer = Optimizer(weights.masters, OptimizerSection())
+    part = Part(task, rows, 1.0)
 
     def step() -> float:
-        loss = accumulate(decoder, weights, [Part(task, rows, 1.0)], ROWS).loss
+        loss = accumulate(decoder, weights, [part], size.rows_at_once).loss
         weights.clip(1.0)
         optimizer.step(RATE)
         weights.publish()
         return loss
 
-    return Loop("bessemer, bf16, fp32 masters", step)
+    return step
 
 
-def plain(network: nn.Module, loss_of: Callable[[], Tensor], name: str) -> Loop:
+def plain(network: nn.Module, loss_of: Callable[[], Tensor]) -> Step:
     """Forward, backward, clip, fused AdamW, as in a tutorial."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, fused=True)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, fused=True)
 
     def step() -> float:
         loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()
 
-    return Loop(name, step)
+    return step
 
 
-def eager(batch: MicroBatch) -> Loop:
+def eager(size: Size) -> Step:
     """The same decoder with the library's attention and cross-entropy over whole logits."""
-    decoder = Decoder(CONFIG).init_weights(0).to(torch.bfloat16)
+    decoder, batch = decoder_of(size), micro_batch(random_rows(size))
 
-    def attend(_layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> Tensor:
-        q, k, v = (x.view(ROWS, LENGTH, 6, 64).transpose(1, 2) for x in (q_THD, k_THD, v_THD))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return mixed.transpose(1, 2).reshape(q_THD.shape)
+    def attend(_layer: int, *qkv: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(0, (size.rows, LENGTH)).transpose(1, 2) for x in qkv)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return mixed.transpose(1, 2).flatten(0, 1)
 
     def loss() -> Tensor:
         hidden_TD = decoder(batch.ids_T, batch.positions_T, attend)
         return F.cross_entropy(decoder.logits(hidden_TD).float(), batch.targets_N)
 
-    return plain(decoder, loss, "plain eager loop, bf16")
+    return plain(decoder, loss)
 
 
-def peers(batch: MicroBatch) -> list[Loop]:
-    """`LlamaForCausalLM` in each precision; empty where transformers is not installed."""
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
-        print("transformers is not installed: no peer to compare with")
-        return []
-    tree = CONFIG.to_hf()
-    ids, labels = batch.ids_T.view(ROWS, LENGTH), batch.targets_N.view(ROWS, LENGTH)
-    loops = []
-    for name, dtype, autocast in (
-        ("transformers, fp32", torch.float32, False),
-        ("transformers, bf16 weights", torch.bfloat16, False),
-        ("transformers, bf16 autocast", torch.float32, True),
-    ):
-        torch.manual_seed(0)
-        network = LlamaForCausalLM(LlamaConfig(**tree, attn_implementation="sdpa")).to(dtype)
+def transformers(size: Size, dtype: torch.dtype) -> Step:
+    """`LlamaForCausalLM` in bf16, or in float32 under autocast; with `peft` for LoRA."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-        def loss(network: nn.Module = network, autocast: bool = autocast) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                logits = network(input_ids=ids, use_cache=False).logits
-            return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    batch = micro_batch(random_rows(size))
+    ids, labels_T = batch.ids_T.view(size.rows, LENGTH), batch.targets_N
+    torch.manual_seed(0)
+    config = LlamaConfig(**size.config.to_hf(), attn_implementation="sdpa")
+    network: Any = LlamaForCausalLM(config).to(dtype)
+    if size.lora:
+        from peft import LoraConfig, get_peft_model
 
-        loops.append(plain(network, loss, name))
-    return loops
+        lora = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules="all-linear")
+        network = get_peft_model(network, lora)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            logits = network(input_ids=ids, use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), labels_T)
+
+    return plain(network, loss)
+
+
+LOOPS: dict[str, Callable[[Size], Step]] = {
+    "bessemer": ours,
+    "plain eager loop, bf16": eager,
+    "transformers, bf16 weights": lambda size: transformers(size, torch.bfloat16),
+    "transformers, bf16 autocast": lambda size: transformers(size, torch.float32),
+}
+
+
+def measure(name: str, rounds: int) -> None:
+    """Print the table of one size."""
+    size = SIZES[name]
+    steps = {loop: make(size) for loop, make in LOOPS.items()}
+    taken_s: dict[str, list[float]] = {loop: [] for loop in steps}
+    losses: dict[str, list[float]] = {loop: [] for loop in steps}
+    peak_gflops = 0.0
+    for _ in range(rounds + 1):
+        peak_gflops = max(peak_gflops, precision.probe().peak_gflops)
+        for loop, step in steps.items():
+            begin_s = time.perf_counter()
+            losses[loop].append(step())
+            taken_s[loop].append(time.perf_counter() - begin_s)
+
+    batch = micro_batch(random_rows(size))
+    decoder = decoder_of(size)
+    parameters = sum(p.numel() for p in decoder.parameters())
+    flops = step_cost(decoder).flops(batch.tokens, batch.targets, batch.lengths)
+    del steps, decoder
+    print(
+        f"\n{name}: {parameters:,} parameters, {size.rows} x {LENGTH} tokens a step,"
+        f" {flops / 1e9:.0f} GFLOP; peak {peak_gflops:.0f} GFLOP/s\n"
+    )
+    print(
+        f"{'loop':28} {'tokens/s':>9} {'of peak':>8} {'time/ours':>10} {'memory GB':>10}"
+        f" {'loss first, last':>18}"
+    )
+    for loop, all_s in taken_s.items():
+        best_s = min(all_s[1:])  # the first step sets libraries up
+        ratios = [s / own for s, own in zip(all_s[1:], taken_s["bessemer"][1:], strict=True)]
+        print(
+            f"{loop:28} {batch.tokens / best_s:9,.0f} {flops / best_s / 1e9 / peak_gflops:8.1%}"
+            f" {statistics.median(ratios):10.2f} {peak_memory_gb(name, loop):10.2f}"
+            f" {losses[loop][0]:9.3f} {losses[loop][-1]:8.3f}",
+            flush=True,
+        )
+
+
+def peak_memory_gb(name: str, loop: str) -> float:
+    """Of a process of its own, the libraries included."""
+    command = [sys.executable, __file__, "--size", name, "--memory-of", loop]
+    command += ["--threads", str(torch.get_num_threads())]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="steps each loop takes")
+    parser.add_argument("--size", choices=[*SIZES, "all"], default="all")
+    parser.add_argument("--rounds", type=int, default=3, help="steps each loop takes")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--memory-of", choices=list(LOOPS), help="print that only, in GB")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()  # for all of them: the peers gain as much
-
-    batch = the_batch()
-    loops = [ours(batch), eager(batch), *peers(batch)]
-    best_s = {loop.name: float("inf") for loop in loops}
-    losses: dict[str, list[float]] = {loop.name: [] for loop in loops}
-    peak_gflops = 0.0
-    for round_ in range(chosen.rounds + 1):
-        peak_gflops = max(peak_gflops, precision.probe().peak_gflops)
-        for loop in loops:
-            begin_s = time.perf_counter()
-            losses[loop.name].append(loop.step())
-            if round_ > 0:  # the first step sets libraries up
-                best_s[loop.name] = min(best_s[loop.name], time.perf_counter() - begin_s)
-
-    flops = step_cost(Decoder(CONFIG)).flops(batch.tokens, batch.targets, batch.lengths)
-    print(
-        f"{chosen.threads} threads, torch {torch.__version__}; a step is {flops / 1e9:.0f} GFLOP;"
-    )
-    print(f"peak {peak_gflops:.0f} GFLOP/s (best square matrix product in this process)\n")
-    print(f"{'loop':32} {'tokens/s':>9} {'GFLOP/s':>8} {'of peak':>8} {'loss first, last':>18}")
-    for loop in loops:
-        gflops = flops / best_s[loop.name] / 1e9
-        first, last = losses[loop.name][0], losses[loop.name][-1]
-        print(
-            f"{loop.name:32} {batch.tokens / best_s[loop.name]:9,.0f} {gflops:8.0f}"
-            f" {gflops / peak_gflops:8.1%} {first:9.3f} {last:8.3f}"
-        )
-    memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"\npeak memory of all loops together: {memory_gb:.1f} GB")
+    if chosen.memory_of:
+        step = LOOPS[chosen.memory_of](SIZES[chosen.size])
+        step()
+        step()
+        status = Path("/proc/self/status").read_text()
+        # Not getrusage's figure, which a new process takes over from the one that started it.
+        print(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9)
+        return
+    print(f"{chosen.threads} threads, torch {torch.__version__}")
+    for name in SIZES if chosen.size == "all" else [chosen.size]:
+        measure(name, chosen.rounds)
 
 
 if __name__ == "__main__":
