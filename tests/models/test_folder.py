@@ -102,10 +102,12 @@ def test_config_comes_back(folder: Path) -> None:
 
 def test_companions_are_copied_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     for name in COMPANIONS:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"this is {name}")
     (folder / "optimizer.pt").write_text("no part of the model")
     save_decoder(decoder(), tmp_path / "other", like=folder)
-    found = {path.name for path in (tmp_path / "other").iterdir()}
+    other = tmp_path / "other"
+    found = {path.relative_to(other).as_posix() for path in other.rglob("*") if path.is_file()}
     assert found == {*COMPANIONS, "config.json", SINGLE}
     assert all((tmp_path / "other" / n).read_text() == f"this is {n}" for n in COMPANIONS)
 
