@@ -18,7 +18,7 @@ from bessemer.core.errors import (
     InvalidInput,
     NotFound,
 )
-from bessemer.core.protocols import ChatRequest, Delta, Sampling
+from bessemer.core.protocols import ChatRequest, Constraint, Delta, Sampling
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import KEY, app_of, running
 from tests.polling import until
@@ -65,6 +65,22 @@ async def test_what_is_asked_arrives_as_it_was_asked() -> None:
     assert deltas[-1].finish_reason == "length"
     assert deltas[0].logprobs is not None
     assert (deltas[0].logprobs[0].token, deltas[0].logprobs[0].logprob) == ("Hello", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"constraint": Constraint("json_object", param="response_format")}, "response_format"),
+    ],
+)
+async def test_what_would_be_lost_on_the_way_is_refused(fields: Any, param: str) -> None:
+    responder = FakeResponder()
+    async with partner_over(responder) as partner:
+        with pytest.raises(InvalidInput, match="not asked for tools") as found:
+            await deltas_of(partner, request(**fields))
+    assert found.value.param == param
+    assert responder.requests == []
 
 
 @pytest.mark.parametrize("prompt", ["once", [5, 6, 7]])

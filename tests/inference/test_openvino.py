@@ -21,7 +21,7 @@ from bessemer.core.errors import (
     InvalidInput,
     Missing,
 )
-from bessemer.core.protocols import GenerateRequest, Sampling, TokenChunk
+from bessemer.core.protocols import Constraint, GenerateRequest, Sampling, TokenChunk
 from bessemer.inference.openvino_engine import OpenVinoEngine
 from bessemer.models.gguf_export import About, GgufPrecision, export_gguf
 from bessemer.models.gguf_import import import_gguf
@@ -142,6 +142,7 @@ async def test_a_seed_draws_the_same_answer_and_others_draw_others(exported: Exp
 @pytest.mark.parametrize(
     ("more", "words"),
     [
+        ({"constraint": Constraint("json_object")}, "no constraint"),
         ({"top_logprobs": 3}, "no top_logprobs"),
         ({"sampling": Sampling(temperature=0, logit_bias={5: 1.0})}, "no logit_bias"),
         ({"sampling": Sampling(temperature=1), "top_logprobs": 0}, "no logprobs"),

@@ -90,10 +90,12 @@ class Partner:
         """Stream the answer; closing the iterator closes the connection.
 
         Raises:
-            ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request.
+            ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request;
+                InvalidInput for tools and constraints, which are not passed on yet.
             Busy: it is full, with its own `Retry-After`.
             EngineUnavailable: it cannot be reached, is silent, refuses our key, or broke off.
         """
+        _check_asked(request)
         path = "completions" if request.prompt is not None else "chat/completions"
         url = f"{self._base_url}/{path}"
         try:
@@ -153,6 +155,16 @@ def _json(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         shown = data[:_SHOWN_CHARS].decode(errors="replace")
         raise _unavailable(f"the partner sent what is no JSON object: {shown!r}") from fault
+
+
+def _check_asked(request: ChatRequest) -> None:
+    constraint = request.constraint
+    if request.tools or constraint is not None:
+        raise InvalidInput(
+            "a partner is not asked for tools or for answers of a form yet",
+            next_step="ask one of your own models, or leave them out",
+            param="tools" if constraint is None else constraint.param,
+        )
 
 
 def _body(model: str, request: ChatRequest) -> dict[str, Any]:

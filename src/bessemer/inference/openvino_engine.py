@@ -289,6 +289,7 @@ class OpenVinoEngine:
             raise InvalidInput(f"a token id is outside the vocabulary of {self._vocabulary}")
         drawn = sampling.temperature > 0
         unsaid = {
+            "constraint": request.constraint is not None,
             "logit_bias": bool(sampling.logit_bias),
             "top_logprobs": bool(request.top_logprobs),
             # They would be those after temperature and penalties.
