@@ -167,23 +167,24 @@ async def test_what_it_cannot_say_is_refused_by_name(
 
 @needs_openvino
 async def test_lengths_queues_deadlines_and_the_end_are_told(exported: Exported) -> None:
-    async with engine_over(exported.files["q8_0"], max_running=2) as engine:
+    settings = {"max_running": 2, "context_length": 512}
+    async with engine_over(exported.files["q8_0"], **settings) as engine:
         with pytest.raises(ContextLengthExceeded) as found:
-            await chunks_of(engine, request([5] * 90, 7))
-        assert found.value.facts == {"prompt_tokens": 90, "context_length": 96}
-        long = [engine.generate(request([5, 6], 90)) for _ in range(2)]
+            await chunks_of(engine, request([5] * 506, 7))
+        assert found.value.facts == {"prompt_tokens": 506, "context_length": 512}
+        long = [engine.generate(request([5, 6], 510)) for _ in range(2)]
         for answer in long:
             await anext(answer)
         with pytest.raises(Busy):
             await chunks_of(engine, request([5, 6], 2))
         for answer in long:
-            await answer.aclose()
+            await answer.aclose()  # type: ignore[attr-defined]
         async with asyncio.timeout(20):
             while (await engine.info()).running:
                 await asyncio.sleep(0.01)
         with pytest.raises(DeadlineExceeded):
-            await chunks_of(engine, request([5, 6], 90, deadline_s=0.0))
-        last = engine.generate(request([5, 6], 90))
+            await chunks_of(engine, request([5, 6], 510, deadline_s=0.0))
+        last = engine.generate(request([5, 6], 510))
         await anext(last)
         await asyncio.to_thread(engine.close)
         with pytest.raises(EngineUnavailable):

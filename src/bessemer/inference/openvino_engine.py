@@ -169,24 +169,36 @@ class OpenVinoEngine:
         fault: BaseException | None = None
         try:
             while self._take_messages():
-                if self._running:
+                if self._busy:
                     self._pipeline.step()
-                    for one in list(self._running):
-                        self._tell(one)
+                for one in list(self._running):
+                    self._tell(one)
         except BaseException as broken:  # a broken step must not leave anybody waiting forever
             fault = broken
             raise
         finally:
             why = f"the engine failed: {fault!r}" if fault else "the engine was stopped"
-            for one in self._running:
-                one.handle.cancel()
+            for one in list(self._running):
+                self._drop(one)
                 one.sequence.send("error", EngineUnavailable(why))
+            self._let_go(flush=fault is None)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything is over there; what was cancelled leaves with the next step."""
+        return bool(self._running or self._pipeline.has_non_finished_requests())
+
+    def _let_go(self, *, flush: bool) -> None:
+        """Free the pipeline, in the thread that used it and with nothing in it."""
+        while flush and self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        del self._pipeline
 
     def _take_messages(self) -> bool:
         """Run what was queued; wait for it when there is nothing to compute. False to stop."""
         with contextlib.suppress(queue.Empty):
             while True:
-                message = self._inbox.get(block=not self._running)
+                message = self._inbox.get(block=not self._busy)
                 if message is None:
                     return False
                 message()
