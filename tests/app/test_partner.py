@@ -18,7 +18,14 @@ from bessemer.core.errors import (
     InvalidInput,
     NotFound,
 )
-from bessemer.core.protocols import ChatRequest, Constraint, Delta, Sampling
+from bessemer.core.protocols import (
+    ChatRequest,
+    Constraint,
+    Delta,
+    Sampling,
+    ToolCallDelta,
+    ToolChoice,
+)
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import KEY, app_of, running
 from tests.polling import until
@@ -67,20 +74,53 @@ async def test_what_is_asked_arrives_as_it_was_asked() -> None:
     assert (deltas[0].logprobs[0].token, deltas[0].logprobs[0].logprob) == ("Hello", -1.0)
 
 
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
 @pytest.mark.parametrize(
-    ("fields", "param"),
+    "choice",
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"constraint": Constraint("json_object", param="response_format")}, "response_format"),
+        ToolChoice(),
+        ToolChoice("none"),
+        ToolChoice("required"),
+        ToolChoice("required", ["look"]),
+        ToolChoice("auto", ["look"]),
     ],
 )
-async def test_what_would_be_lost_on_the_way_is_refused(fields: Any, param: str) -> None:
+async def test_tools_arrive_as_they_were_asked(choice: ToolChoice) -> None:
     responder = FakeResponder()
+    asked = request(tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
     async with partner_over(responder) as partner:
-        with pytest.raises(InvalidInput, match="not asked for tools") as found:
-            await deltas_of(partner, request(**fields))
-    assert found.value.param == param
-    assert responder.requests == []
+        await deltas_of(partner, asked)
+    (arrived,) = responder.requests
+    assert (list(arrived.tools), arrived.tool_choice) == ([TOOL], choice)
+    assert not arrived.parallel_tool_calls
+
+
+@pytest.mark.parametrize("prompt", [None, "once"])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint("json_schema", '{"type":"object"}'),
+        Constraint("json_object"),
+        Constraint("regex", "a+"),
+        Constraint("lark", 'start: "a"'),
+        Constraint("choice", '["yes","no"]'),
+    ],
+)
+async def test_a_constraint_arrives_as_it_was_asked(
+    constraint: Constraint, prompt: str | None
+) -> None:
+    responder = FakeResponder()
+    messages = HI if prompt is None else ()
+    async with partner_over(responder) as partner:
+        await deltas_of(partner, request(messages=messages, prompt=prompt, constraint=constraint))
+    arrived = responder.requests[0].constraint
+    assert arrived is not None
+    assert (arrived.kind, arrived.text.replace(" ", "")) == (
+        constraint.kind,
+        constraint.text.replace(" ", ""),
+    )
 
 
 @pytest.mark.parametrize("prompt", ["once", [5, 6, 7]])
@@ -200,3 +240,20 @@ async def test_events_in_any_pieces_with_comments_and_other_line_ends() -> None:
 async def test_what_is_no_whole_answer_is_none(lines: list[str], words: str) -> None:
     with pytest.raises(EngineUnavailable, match=words):
         await events_of(*(f"data: {line}\n\n" for line in lines))
+
+
+CALL = (
+    '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function",'
+    '"function":{"name":"look","arguments":""}}]},"finish_reason":null}]}'
+)
+MORE = (
+    '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]},'
+    '"finish_reason":"tool_calls"}]}'
+)
+
+
+async def test_calls_come_in_their_pieces() -> None:
+    deltas = await events_of(*(f"data: {line}\n\n" for line in (CALL, MORE, COUNTS)))
+    calls = [call for delta in deltas for call in delta.tool_calls]
+    assert calls == [ToolCallDelta(0, "call_1", "look", ""), ToolCallDelta(0, None, None, "{}")]
+    assert deltas[-1].finish_reason == "tool_calls"

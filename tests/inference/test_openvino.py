@@ -144,6 +144,7 @@ async def test_a_seed_draws_the_same_answer_and_others_draw_others(exported: Exp
     [
         ({"constraint": Constraint("json_object")}, "no constraint"),
         ({"top_logprobs": 3}, "no top_logprobs"),
+        ({"constraint": Constraint("regex", "a+")}, "no constraint"),
         ({"sampling": Sampling(temperature=0, logit_bias={5: 1.0})}, "no logit_bias"),
         ({"sampling": Sampling(temperature=1), "top_logprobs": 0}, "no logprobs"),
         ({"max_tokens": 0}, "max_tokens of 1 or more"),

@@ -27,7 +27,17 @@ from bessemer.core.errors import (
     InvalidInput,
     NotFound,
 )
-from bessemer.core.protocols import ChatRequest, Delta, Sampling, TextLogprob, Usage
+from bessemer.core.protocols import (
+    AnswerEnd,
+    ChatRequest,
+    Constraint,
+    Delta,
+    Sampling,
+    TextLogprob,
+    ToolCallDelta,
+    ToolChoice,
+    Usage,
+)
 
 CONNECT_S = 10.0
 # A long prompt may take a partner this long before its first token.
@@ -90,12 +100,10 @@ class Partner:
         """Stream the answer; closing the iterator closes the connection.
 
         Raises:
-            ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request;
-                InvalidInput for tools and constraints, which are not passed on yet.
+            ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request.
             Busy: it is full, with its own `Retry-After`.
             EngineUnavailable: it cannot be reached, is silent, refuses our key, or broke off.
         """
-        _check_asked(request)
         path = "completions" if request.prompt is not None else "chat/completions"
         url = f"{self._base_url}/{path}"
         try:
@@ -122,15 +130,18 @@ async def _deltas(answer: aiohttp.ClientResponse) -> AsyncGenerator[Delta, None]
             usage = _usage(counts)
         for choice in event.get("choices") or ():
             reason = choice.get("finish_reason") or reason
-            text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+            said = choice.get("delta") or {}
+            text = choice.get("text") or said.get("content") or ""
+            calls = tuple(map(_call, said.get("tool_calls") or ()))
             logprobs = _logprobs(choice.get("logprobs"))
-            if text or logprobs:
-                yield Delta(text=text, logprobs=logprobs)
+            if text or calls or logprobs:
+                yield Delta(text=text, tool_calls=calls, logprobs=logprobs)
     if reason is None:
         raise _unavailable("the partner ended this answer before it was whole")
     if usage is None:
         raise _unavailable("the partner did not say how many tokens it counted")
-    yield Delta(finish_reason="length" if reason == "length" else "stop", usage=usage)
+    ends: dict[Any, AnswerEnd] = {"length": "length", "tool_calls": "tool_calls"}
+    yield Delta(finish_reason=ends.get(reason, "stop"), usage=usage)
 
 
 async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
@@ -157,16 +168,6 @@ def _json(data: bytes) -> dict[str, Any]:
         raise _unavailable(f"the partner sent what is no JSON object: {shown!r}") from fault
 
 
-def _check_asked(request: ChatRequest) -> None:
-    constraint = request.constraint
-    if request.tools or constraint is not None:
-        raise InvalidInput(
-            "a partner is not asked for tools or for answers of a form yet",
-            next_step="ask one of your own models, or leave them out",
-            param="tools" if constraint is None else constraint.param,
-        )
-
-
 def _body(model: str, request: ChatRequest) -> dict[str, Any]:
     body: dict[str, Any] = {"model": model, "stream": True}
     body["stream_options"] = {"include_usage": True}
@@ -184,7 +185,49 @@ def _body(model: str, request: ChatRequest) -> dict[str, Any]:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     elif request.top_logprobs is not None:
         body["logprobs"] = request.top_logprobs
+    if request.constraint is not None:
+        body |= _constraint(request.constraint, is_chat=request.prompt is None)
+    if request.tools:
+        body |= _tools(request)
     return body | _sampling(request.sampling)
+
+
+def _constraint(constraint: Constraint, *, is_chat: bool) -> dict[str, Any]:
+    """OpenAI's field where it has one for this, else the one of vLLM and of this house."""
+    kind = constraint.kind
+    value: Any = constraint.text
+    if kind in ("json_schema", "choice"):
+        value = msgspec.json.decode(constraint.text)
+    if is_chat and kind == "json_object":
+        return {"response_format": {"type": kind}}
+    if is_chat and kind == "json_schema":
+        schema = {"name": "answer", "strict": True, "schema": value}
+        return {"response_format": {"type": kind, "json_schema": schema}}
+    key = {"json_schema": "json", "lark": "grammar"}.get(kind, kind)
+    return {"structured_outputs": {key: True if kind == "json_object" else value}}
+
+
+def _tools(request: ChatRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {"tools": list(request.tools)}
+    if request.tool_choice != ToolChoice():
+        body["tool_choice"] = _choice(request.tool_choice)
+    return body if request.parallel_tool_calls else body | {"parallel_tool_calls": False}
+
+
+def _choice(choice: ToolChoice) -> Any:
+    if choice.names is None:
+        return choice.mode
+    named = [{"type": "function", "function": {"name": name}} for name in choice.names]
+    if choice.mode == "required" and len(named) == 1:
+        return named[0]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": named}}
+
+
+def _call(call: dict[str, Any]) -> ToolCallDelta:
+    function = call.get("function") or {}
+    return ToolCallDelta(
+        call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or ""
+    )
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

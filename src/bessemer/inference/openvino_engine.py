@@ -3,7 +3,7 @@
 An optional extra (`pip install "bessemer[openvino]"`). It reads a GGUF file that
 `bessemer export MODEL --gguf` wrote as q8_0 or q4_0 (its reader knows no BF16), and batches as it
 goes; this file's thread hands it requests and takes its steps. What it cannot say is refused by
-name and never left out: alternatives to a token, scores, vectors, biases of tokens.
+name and never left out: alternatives to a token, scores, vectors, biases of tokens, constraints.
 
     engine = OpenVinoEngine.open(Path("taught-q8_0.gguf"), "sha256:...")
 """
