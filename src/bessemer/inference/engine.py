@@ -30,6 +30,7 @@ from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
 from bessemer.inference.stepper import Stepper
+from bessemer.inference.unprepared import UnpreparedDecoder
 from bessemer.models.encoder import load_encoder
 from bessemer.models.encoder_config import is_encoder, own_pooling
 from bessemer.models.folder import load_decoder
@@ -230,7 +231,9 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
     if is_encoder(folder):
         encoder = PreparedEncoder(load_encoder(folder, dtype))
         return EncoderStepper(encoder, min(longest, encoder.config.context_length))
-    model = PreparedDecoder(load_decoder(folder, dtype))
+    decoder = load_decoder(folder, dtype)
+    plain = decoder.config.is_plain
+    model = PreparedDecoder(decoder) if plain else UnpreparedDecoder(decoder.eval())
     cache = KVCache(
         model.config,
         model.dtype,

@@ -5,8 +5,6 @@ lets every request in that has come, then the first that finds nothing to read t
 all. So a training process has one team of compute threads (two halve the speed of decoding,
 docs/logbook.md), weights cannot move under a request, and equal requests in an equal order are
 batched alike: equal bits.
-
-    T tokens   N chosen tokens   D hidden size   H heads   K kv heads   E head size
 """
 
 from __future__ import annotations
@@ -16,16 +14,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bessemer.core.errors import Conflict, InvalidInput
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference.cache import KVCache
 from bessemer.inference.engine import open_letter
-from bessemer.inference.prepared import AttendFused
 from bessemer.inference.sequence import EngineSequence, Wanted
 from bessemer.inference.stepper import Stepper
+from bessemer.inference.unprepared import UnpreparedDecoder
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 
@@ -35,35 +30,6 @@ ROWS = 32
 KV_BYTES = 1 << 30
 WAITING = 1 << 20  # the caller knows how much it asks for
 CHUNK_TOKENS = 512
-
-
-class LiveNetwork:
-    """A decoder as it stands, LoRA and quantized matrices included, behind `ServedModel`."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.config: ModelConfig = decoder.config
-        self._decoder = decoder
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._decoder.embedding_weight.dtype
-
-    # Not inference mode: tables that the network fills on the way are used in training as well.
-    @torch.no_grad()
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attend: AttendFused) -> Tensor:
-        """Hidden states after the final norm, (T, D)."""
-
-        def attend_apart(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-            return attend(layer, torch.cat((q_THE, k_TKE, v_TKE), 1))
-
-        hidden_TD: Tensor = self._decoder(ids_T, positions_T, attend_apart)
-        return hidden_TD
-
-    @torch.no_grad()
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) in float32 or better."""
-        logits_NV = self._decoder.logits(hidden_ND)
-        return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
 
 
 class NativeLiveEngine:
@@ -76,17 +42,13 @@ class NativeLiveEngine:
     """
 
     def __init__(self, network: Any) -> None:
-        if (
-            not isinstance(network, Decoder)
-            or network.config.latent
-            or network.config.layer_windows
-        ):
+        if not isinstance(network, Decoder):
             raise InvalidInput(
-                "this network cannot speak while it is trained: the engine has no latent"
-                " attention, no sliding windows, and no layers of other libraries yet",
-                next_step="start from a Llama, Mistral, Qwen or GPT-2 without windows",
+                "this network cannot speak while it is trained: the engine has no layers of other"
+                " libraries",
+                next_step="start from a Llama, Mistral, Qwen or GPT-2",
             )
-        self._model = LiveNetwork(network)
+        self._model = UnpreparedDecoder(network)
         self._cache = KVCache(
             network.config,
             self._model.dtype,

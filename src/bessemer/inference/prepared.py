@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bessemer.core.errors import InvalidInput
 from bessemer.models import functions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder, FeedForward, Layer, SelfAttention
@@ -42,12 +41,7 @@ class PreparedDecoder:
     """Inference only; takes the weights of `decoder`, which must not be used afterwards."""
 
     def __init__(self, decoder: Decoder) -> None:
-        if not decoder.config.is_plain:
-            raise InvalidInput(
-                f"a {decoder.config.family} with experts, latent attention, windows or GPT-2's"
-                " layers cannot be served by the native engine yet",
-                next_step="serve its folder with transformers or vLLM",
-            )
+        assert decoder.config.is_plain, decoder.config
         self.config: ModelConfig = decoder.config
         self._embedding_VD = decoder.model.embed_tokens.weight.detach()
         self.dtype = self._embedding_VD.dtype
