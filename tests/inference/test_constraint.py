@@ -250,6 +250,17 @@ def test_references_that_follow_each_other_for_long_end_in_an_answer(speaker: Sp
     assert text.removeprefix("b") == "x" * len(text.removeprefix("b"))
 
 
+def test_numbers_that_would_end_the_process_are_refused(speaker: Speaker) -> None:
+    for number in (-(2**63), -(2**53), 2**63, 10**400):
+        for wanted in ({"enum": ["a", number]}, {"anyOf": [{"const": number}]}):
+            with pytest.raises(InvalidInput, match="beyond the exact integers"):
+                speaker.say(schema(wanted))
+    grammar = 'start: %json {"enum": [-9223372036854775808]}'
+    with pytest.raises(InvalidInput, match="too long a number"):
+        speaker.say(Constraint("lark", grammar))
+    assert speaker.say(schema({"enum": [-(2**53) + 1]}))[0] == "-9007199254740991"
+
+
 def test_an_explosive_expression_costs_no_more_than_its_limits(speaker: Speaker) -> None:
     for pattern in (r"(.*a.{400})*", r"((a{1,200}){1,200}){1,200}b"):
         assert speaker.say(Constraint("regex", pattern), max_tokens=40)[0]
@@ -272,6 +283,7 @@ def test_an_engine_without_text_refuses(speaker: Speaker) -> None:
 
 # -- any small schema ---------------------------------------------------------------------
 
+exact_integers = st.integers(-(2**53) + 1, 2**53 - 1)
 leaves: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({"type": "null"}),
     st.just({"type": "boolean"}),
@@ -290,7 +302,7 @@ leaves: st.SearchStrategy[dict[str, Any]] = st.one_of(
         lambda name: {"type": "string", "format": name}
     ),
     st.just({"type": "string", "pattern": "^[a-c]{1,3}(-[0-9]+)?$", "maxLength": 9}),
-    st.lists(st.text(max_size=5) | st.integers() | st.none(), min_size=1, max_size=3).map(
+    st.lists(st.text(max_size=5) | exact_integers | st.none(), min_size=1, max_size=3).map(
         lambda values: {"enum": values}
     ),
 )

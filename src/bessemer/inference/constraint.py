@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ _STACK_BYTES = 1 << 28
 # One space, or a line feed and an indentation: what JSON is written with. Any amount of white space
 # is valid as well, and a small model that is once in it does not come out before max_tokens.
 _JSON_STYLE = {"whitespace_pattern": " |\\n {0,32}"}
+
+# Beyond it a JSON number is not exact, and llguidance 1.9 follows a negative one below by recursion
+# without end, which no stack is deep enough for.
+_LARGEST_INTEGER = 2**53 - 1
+_TOO_NEGATIVE = re.compile(r"-[0-9]{16,}")
 
 _LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
@@ -224,6 +230,8 @@ def grammar_of(constraint: Constraint) -> str:
         case "regex":
             return str(make.grammar_from_regex(text))
         case "lark":
+            if found := _TOO_NEGATIVE.search(text):  # %json may hold it, and a tool's schema
+                raise _bad(constraint, f"{found[0][:40]} is too long a number")
             return str(make.grammar_from_lark(text))
         case "choice":
             choices = json.loads(text)
@@ -238,7 +246,25 @@ def _styled(constraint: Constraint, schema: Any) -> dict[str, Any]:
         schema = {}
     if not isinstance(schema, dict):
         raise _bad(constraint, "a JSON Schema is an object")
+    for number in _integers_in(schema):
+        if abs(number) > _LARGEST_INTEGER:
+            raise _bad(
+                constraint, f"{str(number)[:30]} is beyond the exact integers, +-{_LARGEST_INTEGER}"
+            )
     return {**schema, "x-guidance": _JSON_STYLE}
+
+
+def _integers_in(schema: Any) -> Iterator[int]:
+    """Every integer at any depth; a list of what is left instead of recursion."""
+    left = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, int):
+            yield value
 
 
 _NAMES = {
