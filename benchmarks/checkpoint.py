@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageWriter
 
 from bessemer.core.events import EventLog, read_events
+from bessemer.core.train_sections import CheckpointSection, GuardSection, OptimizerSection
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -43,7 +44,6 @@ from bessemer.train.gradient import Part, accumulate
 from bessemer.train.guard import Guard
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.resuming import Moving
-from bessemer.train.sections import CheckpointSection, GuardSection, OptimizerSection
 from bessemer.train.weights import TrainedWeights
 
 LENGTH, VOCAB = 256, 16384

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bessemer.core.train_sections import OptimizerSection
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -41,7 +42,6 @@ from bessemer.train.flops import step_cost
 from bessemer.train.gradient import Part, accumulate
 from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import OptimizerSection
 from bessemer.train.task import Network, hidden_states
 from bessemer.train.weights import TrainedWeights
 

@@ -24,11 +24,11 @@ from bessemer.cli.main import VERBS, bessemer
 from bessemer.core import errors
 from bessemer.core.errors import BessemerError
 from bessemer.core.recipes import Frozen, explain, load, sections_of
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.evals.recipe import EvalRecipe
 from bessemer.gateway import chat_request, completion_request, failures, parameters, tools
 from bessemer.gateway import embeddings as embeddings_request
 from bessemer.gateway.exchange import MAX_BODY_BYTES
-from bessemer.train.recipe import TrainRecipe
 
 DOCS = Path(__file__).parent
 RECIPES = DOCS.parent / "recipes"

@@ -17,8 +17,8 @@ from bessemer.app.training import submit_train
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import loads
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.folder import load_decoder
-from bessemer.train.recipe import TrainRecipe
 from tests.train.test_foreign import make_foreign
 
 RECIPE = """

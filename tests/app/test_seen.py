@@ -18,6 +18,7 @@ from bessemer.core.errors import Conflict, InvalidInput, NotFound
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import dumps, load, loads
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.corpus import Document, Split, split_of
 from bessemer.data.dataset import Row, write_dataset
 from bessemer.data.shapes import PREFERENCES
@@ -26,7 +27,6 @@ from bessemer.models.folder import load_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.loop import train
 from bessemer.train.opening import open_schedule
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 from tests.fakes import FakeEngine
 from tests.train.tiny import make_dataset, make_model

@@ -9,8 +9,8 @@ import pytest
 from bessemer.app.platform import Platform
 from bessemer.app.training import submit_train
 from bessemer.core.recipes import loads
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.text.bpe import train_bpe
-from bessemer.train.recipe import TrainRecipe
 from tests.cli.calling import say
 
 RECIPE = """

@@ -21,8 +21,8 @@ from torch import Tensor, distributed
 from bessemer.core.digests import sha256_file
 from bessemer.core.errors import OutOfSpace
 from bessemer.core.events import Event, EventLog, read_events
+from bessemer.core.train_sections import CheckpointSection
 from bessemer.train.checkpoint import Checkpoints, Snapshot, load_newest, read_into
-from bessemer.train.sections import CheckpointSection
 from bessemer.train.space import refuse_if_full
 from bessemer.train.storage import Opener
 from tests.polling import until
@@ -315,7 +315,7 @@ from torch import distributed
 from torch.distributed.tensor import DeviceMesh, Shard, distribute_tensor
 from bessemer.core.events import EventLog
 from bessemer.train.checkpoint import Checkpoints, load_newest, read_into
-from bessemer.train.sections import CheckpointSection
+from bessemer.core.train_sections import CheckpointSection
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 store = distributed.FileStore(str(folder.parent / "store"), 2)

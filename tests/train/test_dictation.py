@@ -13,6 +13,7 @@ from bessemer.core.errors import InvalidInput, RecipeError
 from bessemer.core.protocols import GenerateRequest
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder, StopRequested
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.inference.live import NativeLiveEngine
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -22,7 +23,6 @@ from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.loop import train
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.sample import greedy
 from tests.fakes import FakeEngine
 from tests.train.test_loop import events, same_bits

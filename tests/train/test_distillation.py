@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.folder import load_decoder
 from bessemer.train.loop import train
 from bessemer.train.material import chat_material
 from bessemer.train.objectives.distillation import Direction, divergence
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.teacher import Teacher
 from tests.train.test_loop import events, same_bits
 from tests.train.tiny import make_dataset, make_model

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bessemer.core.recipes import load
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
 from bessemer.text.tokenizer import Tokenizer
@@ -20,7 +21,6 @@ from bessemer.train.gradient import Part, TreeSum, accumulate, accumulate_in_tre
 from bessemer.train.loop import train
 from bessemer.train.loss import LossSum, Mean
 from bessemer.train.objectives.language import open_sft
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 from bessemer.train.weights import TrainedWeights
 from tests.train.test_loop import events, same_bits

@@ -20,6 +20,7 @@ from bessemer.app.tracing import trace
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import RecipeError, loads
 from bessemer.core.runs import RunFolder, StopRequested
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.inference.live import NativeLiveEngine
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train import network
@@ -33,7 +34,6 @@ from bessemer.train.objectives.grpo import (
     kl_estimate,
     open_grpo,
 )
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 from tests.train.test_loop import events, weights
 from tests.train.tiny import make_prompts, make_run

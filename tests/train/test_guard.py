@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bessemer.core.errors import RunFailed
+from bessemer.core.train_sections import GuardSection
 from bessemer.train.guard import Guard
 from bessemer.train.loop import train
-from bessemer.train.sections import GuardSection
 from tests.train.test_loop import events, same_bits
 from tests.train.tiny import make_run
 

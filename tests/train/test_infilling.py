@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import loads
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.infilling import InfilledRows
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
@@ -25,7 +26,6 @@ from bessemer.train.gradient import Part, accumulate, add_up
 from bessemer.train.material import Material
 from bessemer.train.objectives.language import LanguageTask, infilled
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.weights import TrainedWeights
 
 WORDS = ("iron", "coal", "steel", "slag", "flux", "ore", "blast", "heat")

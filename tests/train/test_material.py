@@ -11,6 +11,7 @@ import pytest
 
 from bessemer.core.errors import IntegrityError, InvalidInput
 from bessemer.core.recipes import load, loads
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.chats import chat_of
 from bessemer.data.corpus import Document, split_of
 from bessemer.data.shards import TokenShards
@@ -29,7 +30,6 @@ from bessemer.train.material import (
     open_tokenizer,
 )
 from bessemer.train.objectives.language import bytes_of_tokens
-from bessemer.train.recipe import TrainRecipe
 from tests.text.model_folder import CHATML, write_model_folder
 from tests.text.templates import BLOCKS
 from tests.train.tiny import make_dataset, make_run

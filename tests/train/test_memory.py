@@ -12,13 +12,13 @@ import torch
 
 from bessemer.core.errors import OutOfMemory
 from bessemer.core.recipes import loads
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.train.checkpoint import Snapshot
 from bessemer.train.guard import Guard
 from bessemer.train.memory import explained, refuse_if_too_large, snapshot_bytes, state_bytes
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.resuming import Moving
 from bessemer.train.weights import TrainedWeights
 

@@ -10,10 +10,10 @@ import pytest
 
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.packing import Row
 from bessemer.train.loop import train
 from bessemer.train.opening import Schedule
-from bessemer.train.recipe import TrainRecipe
 from tests.train.test_loop import events, same_bits
 from tests.train.tiny import make_dataset, make_model
 

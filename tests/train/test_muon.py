@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bessemer.core.train_sections import OptimizerSection
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.train import muon
 from bessemer.train.loop import train
 from bessemer.train.muon import Muon, orthogonalize
 from bessemer.train.optimizer import Optimizer, for_muon
-from bessemer.train.recipe import OptimizerSection
 from tests.train.test_loop import events, same_bits
 from tests.train.tiny import RECIPE, make_run
 

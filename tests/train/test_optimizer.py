@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bessemer.core.train_sections import OptimizerSection, ScheduleSection
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import OptimizerSection, ScheduleSection
 from bessemer.train.schedule import learning_rate
 from bessemer.train.weights import TrainedWeights
 

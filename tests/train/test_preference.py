@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import load
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
@@ -33,7 +34,6 @@ from bessemer.train.objectives.preference import (
     open_dpo,
 )
 from bessemer.train.pairs import Pair, pair_material
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.reference import FILE, open_reference
 from bessemer.train.task import Setting
 from bessemer.train.weights import TrainedWeights

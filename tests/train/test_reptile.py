@@ -11,12 +11,12 @@ import torch
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import load
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.folder import load_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import micro_batch
 from bessemer.train.loop import train
 from bessemer.train.objectives.reptile import ReptileTask, adapt, inner_gradient, open_reptile
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 from bessemer.train.weights import TrainedWeights
 from tests.train.test_loop import events, same_bits

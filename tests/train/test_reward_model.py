@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.recipes import load
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -31,7 +32,6 @@ from bessemer.train.objectives.reward_model import (
     reward_of,
 )
 from bessemer.train.pairs import Pair, pair_material
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 from tests.train.test_loop import events, weights
 from tests.train.tiny_pairs import make_pairs_run

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.train.recipe import ScheduleSection
+from bessemer.core.train_sections import ScheduleSection
 from bessemer.train.schedule import learning_rate
 
 SCHEDULES = st.builds(

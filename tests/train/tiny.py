@@ -9,6 +9,7 @@ from typing import Any
 
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.dataset import Row, write_dataset
 from bessemer.data.prompts import Prompt
 from bessemer.data.shapes import PROMPTS
@@ -16,7 +17,6 @@ from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import save_decoder
 from bessemer.text.bpe import train_bpe
-from bessemer.train.recipe import TrainRecipe
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|endoftext|>"

@@ -7,10 +7,10 @@ from typing import Any
 
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.dataset import Row, write_dataset
 from bessemer.data.preferences import Preference
 from bessemer.data.shapes import PREFERENCES
-from bessemer.train.recipe import TrainRecipe
 from tests.train.tiny import COLORS, make_model
 
 RECIPE = """

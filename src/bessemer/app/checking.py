@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from bessemer.app.models import find_model_local
 from bessemer.app.platform import Platform
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
+from bessemer.core.train_sections import Precision
 from bessemer.data.corpus import topics
 from bessemer.text.tokenizer import Tokenizer
 
-Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 PROMPT_TOKENS = 48
 

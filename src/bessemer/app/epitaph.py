@@ -42,8 +42,8 @@ def _killed_since(memory: Memory) -> bool:
 
 
 def _change(run: RunFolder) -> str | None:
+    from bessemer.core.train_recipe import TrainRecipe
     from bessemer.train.memory import advice
-    from bessemer.train.recipe import TrainRecipe
 
     resolved = run.path / "resolved.toml"
     try:

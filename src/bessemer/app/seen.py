@@ -20,7 +20,7 @@ from bessemer.core.runs import RunFolder
 
 if TYPE_CHECKING:
     from bessemer.app.tracing import Trace
-    from bessemer.train.recipe import TrainRecipe
+    from bessemer.core.train_recipe import TrainRecipe
 
 MOST_SUGGESTIONS = 5
 
@@ -131,7 +131,7 @@ def ranges(steps: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _resolved(run: RunFolder) -> TrainRecipe:
-    from bessemer.train.recipe import TrainRecipe
+    from bessemer.core.train_recipe import TrainRecipe
 
     path = run.path / "resolved.toml"
     if not path.exists():

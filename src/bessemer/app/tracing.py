@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.interleaving import Interleaving
@@ -27,7 +28,6 @@ from bessemer.data.tokenizing import TokenDataset
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import CORPUS, find_documents, fitting_chats, questions
-from bessemer.train.recipe import TrainRecipe
 
 
 class Trace(NamedTuple):

@@ -13,7 +13,7 @@ from bessemer.app.platform import Platform
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import Line, dumps, explain, load
 from bessemer.core.runs import RunFolder
-from bessemer.train.recipe import TrainRecipe
+from bessemer.core.train_recipe import TrainRecipe
 
 STDLIB = "python-stdlib"
 

@@ -21,8 +21,11 @@ __all__ = [
     "processes",
     "protocols",
     "recipes",
+    "reward_sections",
     "runs",
     "sandbox",
     "tables",
+    "train_recipe",
+    "train_sections",
     "unit_tests",
 ]

@@ -11,13 +11,18 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import pydantic
 import tomli_w
 
 from bessemer.core.errors import RecipeError
 
+# The numbers that most fields are.
+Positive = Annotated[int, pydantic.Field(ge=1)]
+Above = Annotated[float, pydantic.Field(gt=0)]
+NotBelow = Annotated[float, pydantic.Field(ge=0)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Source = Literal["recipe", "--set", "default"]
 
 

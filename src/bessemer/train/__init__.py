@@ -12,7 +12,6 @@ __all__ = [
     "memory",
     "pairs",
     "precision",
-    "recipe",
     "reference",
     "scoring",
     "task",

@@ -11,9 +11,9 @@ from __future__ import annotations
 from torch import nn
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.train_sections import MoeSection
 from bessemer.models.experts import Router, Routing, routers
 from bessemer.train.loss import LossSum, Mean
-from bessemer.train.sections import MoeSection
 
 BIAS_RATE = 1e-3  # DeepSeek-V3's
 

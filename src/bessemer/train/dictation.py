@@ -24,6 +24,7 @@ import torch
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import GenerateRequest, Sampling
 from bessemer.core.runs import write_atomically
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.chats import Chat
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
@@ -33,7 +34,6 @@ from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.progress import Progress
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 
 PIECE = 32

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from bessemer.core.errors import RunFailed
-from bessemer.train.sections import GuardSection
+from bessemer.core.train_sections import GuardSection
 
 LEAST_SPREAD = 0.01
 

@@ -24,6 +24,7 @@ from bessemer.core.events import EventLog
 from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.train import network, precision
 from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.balancing import balance, prepare
@@ -37,7 +38,6 @@ from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate

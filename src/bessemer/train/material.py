@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bessemer.core.errors import DataError, InvalidInput
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.chats import Chat
 from bessemer.data.corpus import Split, split_of, stdlib_sources
 from bessemer.data.dataset import Dataset
@@ -31,7 +32,6 @@ from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.recipe import TrainRecipe
 
 CORPUS = "python-stdlib"
 PROMPT_TOKENS = 33

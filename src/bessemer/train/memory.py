@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bessemer.core.errors import OutOfMemory
 from bessemer.core.memory import gb, measure
-from bessemer.train.recipe import TrainRecipe
+from bessemer.core.train_recipe import TrainRecipe
 
 if TYPE_CHECKING:
     from torch import nn

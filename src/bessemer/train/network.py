@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.train_sections import LoraSection
 from bessemer.models.adapter import load_adapter
 from bessemer.models.config import ARCHITECTURES, ModelConfig
 from bessemer.models.decoder import Decoder
@@ -20,8 +22,6 @@ from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.objectives.reward_model import pad_token_id
 from bessemer.train.precision import DTYPES
-from bessemer.train.recipe import TrainRecipe
-from bessemer.train.sections import LoraSection
 from bessemer.train.weights import TrainedWeights
 
 HEAD_SIZE = 64

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.train_sections import Objective
 from bessemer.data.interleaving import Interleaving
 from bessemer.train.gradient import Part
 from bessemer.train.objectives import (
@@ -19,7 +21,6 @@ from bessemer.train.objectives import (
     reptile,
     reward_model,
 )
-from bessemer.train.recipe import Objective, TrainRecipe
 from bessemer.train.task import Setting, Task
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bessemer.core.train_sections import OptimizerSection
 from bessemer.train.muon import Muon
-from bessemer.train.recipe import OptimizerSection
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOMENTUM = "momentum"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.adapter import save_adapter
 from bessemer.models.foreign import save_network
 from bessemer.models.lora import lora_layers
 from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train import network
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.space import refuse_if_full
 from bessemer.train.weights import TrainedWeights
 

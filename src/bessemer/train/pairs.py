@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bessemer.core.errors import DataError, InvalidInput
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.chats import Message
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
@@ -22,7 +23,6 @@ from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.material import digest_of
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Setting
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from bessemer.train.recipe import Precision
+from bessemer.core.train_sections import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SMALL, LARGE = 1024, 2048

@@ -26,11 +26,11 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from bessemer.core.runs import write_atomically
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import linear_logprobs
 from bessemer.train.pairs import PairMaterial, PairRows
 from bessemer.train.progress import Progress
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 Table = NDArray[np.float64]

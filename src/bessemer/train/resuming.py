@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from bessemer.core.errors import Conflict
 from bessemer.core.events import EventLog
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.train.checkpoint import load_newest, read_into
 from bessemer.train.guard import Guard
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.weights import TrainedWeights
 
 

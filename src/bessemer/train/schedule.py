@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bessemer.train.recipe import ScheduleSection
+from bessemer.core.train_sections import ScheduleSection
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSection) -> float:

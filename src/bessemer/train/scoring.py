@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bessemer.core.train_sections import Precision
 from bessemer.data.packing import Piece, join
 from bessemer.models.folder import load_decoder
 from bessemer.train.batch import micro_batch
 from bessemer.train.loss import linear_logprobs
 from bessemer.train.precision import DTYPES
-from bessemer.train.recipe import Precision
 from bessemer.train.task import hidden_states
 
 

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bessemer.core.protocols import EngineMaker
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.packing import Row
 from bessemer.models.attention import Attend
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.attention import BlockAttention
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum
-from bessemer.train.recipe import TrainRecipe
 
 
 class Network(Protocol):

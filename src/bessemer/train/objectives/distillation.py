@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.train_sections import DistillSection
 from bessemer.data.packing import Row
 from bessemer.models.foreign import open_decoder
 from bessemer.text.tokenizer import Tokenizer
@@ -35,7 +36,6 @@ from bessemer.train.dictation import ask
 from bessemer.train.loss import CHUNK_ELEMENTS, LossSum, Mean
 from bessemer.train.material import Material, chat_material, material_of
 from bessemer.train.objectives.language import LanguageTask
-from bessemer.train.sections import DistillSection
 from bessemer.train.task import Network, Setting, Task, hidden_states
 from bessemer.train.teacher import Teacher
 

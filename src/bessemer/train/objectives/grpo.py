@@ -35,16 +35,17 @@ from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import LiveEngine
+from bessemer.core.train_sections import GrpoSection
 from bessemer.data.corpus import Split
 from bessemer.data.order import Order
 from bessemer.data.packing import Row, first_fit, join
 from bessemer.models.lora import lora_layers, without_difference
+from bessemer.text.graders import Answer, Grader
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import LossSum, Mean, linear_logprobs
 from bessemer.train.material import Question, digest_of, questions
-from bessemer.train.rewards import Answer, Reward, open_rewards
+from bessemer.train.rewards import open_rewards
 from bessemer.train.rollouts import Asked, Judged, Record, Rollout, sample
-from bessemer.train.sections import GrpoSection
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 TINY = 1e-4
@@ -91,7 +92,7 @@ class GrpoTask:
         network: nn.Module,
         engine: LiveEngine,
         asked: Mapping[Split, Sequence[Question]],
-        rewards: Sequence[tuple[Reward, float]],
+        rewards: Sequence[tuple[Grader, float]],
         reference: Callable[[MicroBatch], Tensor] | None,
     ) -> None:
         self.name, self.measure = "grpo", "reward"

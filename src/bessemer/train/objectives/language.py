@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.infilling import InfilledRows
 from bessemer.data.packing import Row
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum, Mean, linear_cross_entropy
 from bessemer.train.material import Material, chat_material, document_material, open_documents
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.task import Network, Setting, hidden_states
 
 MIDDLE = "middle"

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from bessemer.core.train_sections import DpoSection
 from bessemer.data.packing import Row
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum, Mean
 from bessemer.train.pairs import PairMaterial, PairRows, pair_material
 from bessemer.train.reference import Reference, Table, answer_logprobs, open_reference
-from bessemer.train.sections import DpoSection
 from bessemer.train.task import Network, Setting
 
 

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.interval import Pair, Share, paired_interval
+from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.train_sections import ReptileSection
 from bessemer.data.chats import Chat
 from bessemer.data.dataset import Dataset
 from bessemer.data.packing import Piece, Row, join
@@ -33,9 +35,7 @@ from bessemer.train.gradient import Measured, Part, accumulate, add_up
 from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.material import digest_of, encode_chats
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.recipe import TrainRecipe
 from bessemer.train.schedule import learning_rate
-from bessemer.train.sections import ReptileSection
 from bessemer.train.task import Network, Setting, hidden_states
 from bessemer.train.weights import TrainedWeights
 

@@ -8,7 +8,7 @@ import pytest
 
 from bessemer.core.errors import RecipeError
 from bessemer.core.recipes import dumps, explain, load, loads
-from bessemer.train.recipe import TrainRecipe
+from bessemer.core.train_recipe import TrainRecipe
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 

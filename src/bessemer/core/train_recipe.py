@@ -1,4 +1,4 @@
-"""What a training run is told: the recipe. No torch here.
+"""What a training run is told: the recipe.
 
 One dial comes first, `minutes`; the rest has defaults or is derived when the run starts. What was
 derived (steps, precision, rows at once) is written into the run's `resolved.toml`, so that a
@@ -12,9 +12,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bessemer.core.recipes import Frozen
-from bessemer.train.sections import (
-    Above,
+from bessemer.core.recipes import Above, Frozen, Positive
+from bessemer.core.train_sections import (
     BatchSection,
     CheckpointSection,
     DataSection,
@@ -29,16 +28,12 @@ from bessemer.train.sections import (
     MoeSection,
     Objective,
     OptimizerSection,
-    Positive,
-    Precision,
     PretrainSection,
     ReptileSection,
     RewardSection,
     ScheduleSection,
     SftSection,
 )
-
-__all__ = ["Objective", "OptimizerSection", "Precision", "ScheduleSection", "TrainRecipe"]
 
 
 class TrainRecipe(Frozen):

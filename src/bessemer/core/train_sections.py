@@ -1,24 +1,22 @@
-"""The sections of a training recipe, every field with its reason. No torch here.
+"""The sections of a training recipe, every field with its reason.
 
-`recipe` puts them together and says which of them an objective reads.
+`train_recipe` puts them together and says which of them an objective reads; what answers are
+judged by is in `reward_sections`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bessemer.core.recipes import Frozen
+from bessemer.core.recipes import Above, Frozen, NotBelow, Positive, Share
+from bessemer.core.reward_sections import RewardPart
 
 Objective = Literal[
     "pretrain", "sft", "dpo", "grpo", "reward", "distill", "reptile", "mixture"
 ]  # fmt: skip
 Precision = Literal["bf16", "fp32"]
-Positive = Annotated[int, Field(ge=1)]
-Above = Annotated[float, Field(gt=0)]
-NotBelow = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSection(Frozen):
@@ -271,98 +269,6 @@ class ReptileSection(Frozen):
     held_out: Annotated[int, Field(ge=2)] = Field(
         default=12, description="tasks kept for judging: adapted from k shots, then measured"
     )
-
-
-class WeightedReward(Frozen):
-    """What every reward has."""
-
-    weight: Above = Field(
-        default=1.0, description="share of this reward in the sum, relative to the others"
-    )
-
-
-class ExactPart(WeightedReward):
-    """1 where the answer is the one in the dataset. Numbers are compared as numbers."""
-
-    kind: Literal["exact"] = Field(description="what answers are judged by")
-    field: str = Field(
-        default="answer",
-        description="field of a dataset's line to judge by; a.b is the field b inside of a",
-    )
-    extract: Literal["whole", "last-number", "tag", "boxed", "pattern"] = Field(
-        default="whole", description="where in the text the answer stands"
-    )
-    tag: str = Field(default="answer", description="for tag: the last <answer>...</answer>")
-    pattern: str | None = Field(
-        default=None,
-        description="RE2 expression: exact takes its group (?P<answer>...), format wants it to"
-        " match the whole text",
-    )
-    text: Literal["as-is", "folded"] = Field(
-        default="as-is", description="folded: neither case nor the amount of white space matters"
-    )
-
-    @model_validator(mode="after")
-    def _has_its_pattern(self) -> ExactPart:
-        if (self.extract == "pattern") != (self.pattern is not None):
-            raise ValueError('extract = "pattern" and pattern go together')
-        return self
-
-
-class FormatPart(WeightedReward):
-    """1 where the whole text matches a pattern; `.` matches line feeds as well."""
-
-    kind: Literal["format"] = Field(description="what answers are judged by")
-    pattern: str = Field(
-        description="RE2 expression: exact takes its group (?P<answer>...), format wants it to"
-        " match the whole text"
-    )
-
-
-class CodePart(WeightedReward):
-    """The share of unit tests that the last block of Python passes, in the sandbox."""
-
-    kind: Literal["code"] = Field(description="what answers are judged by")
-    field: str = Field(
-        default="tests",
-        description="field of a dataset's line to judge by; a.b is the field b inside of a",
-    )
-    wall_s: Above = Field(default=10.0, description="seconds that an answer's tests may take")
-    memory_bytes: Positive = Field(
-        default=512 * 1024 * 1024, description="address space of a process of the sandbox"
-    )
-
-
-class ModelPart(WeightedReward):
-    """The score of a reward model."""
-
-    kind: Literal["model"] = Field(description="what answers are judged by")
-    model: str = Field(description="a reward model: a name, digest or folder")
-    score: Literal["sigmoid", "raw"] = Field(
-        default="sigmoid", description="sigmoid: between 0 and 1; raw: as the model gives it"
-    )
-
-
-class LengthPart(WeightedReward):
-    """1 up to `free`, then less for each further one, 0 from `most` on."""
-
-    kind: Literal["length"] = Field(description="what answers are judged by")
-    unit: Literal["tokens", "characters"] = Field(
-        default="tokens", description="what is counted; tokens are the trained model's"
-    )
-    free: Positive = Field(description="the longest answer that costs nothing")
-    most: Positive = Field(description="the length from which on the reward is 0")
-
-    @model_validator(mode="after")
-    def _falls(self) -> LengthPart:
-        if self.most <= self.free:
-            raise ValueError(f"most ({self.most}) must be above free ({self.free})")
-        return self
-
-
-RewardPart = Annotated[
-    ExactPart | FormatPart | CodePart | ModelPart | LengthPart, Field(discriminator="kind")
-]
 
 
 class GrpoSection(Frozen):
