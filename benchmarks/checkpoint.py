@@ -32,13 +32,13 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageWriter
 
+from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.events import EventLog, read_events
 from bessemer.core.train_sections import CheckpointSection, GuardSection, OptimizerSection
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
 from bessemer.train import storage
-from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.checkpoint import Checkpoints
 from bessemer.train.gradient import Part, accumulate
 from bessemer.train.guard import Guard

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from bessemer.core.allocator import keep_freed_memory
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
-from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.batch import MicroBatch
 from bessemer.train.gradient import Part, accumulate, accumulate_in_tree
 from bessemer.train.loss import LossSum, linear_cross_entropy

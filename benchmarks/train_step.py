@@ -8,7 +8,7 @@ every linear layer of SmolLM2-135M's shape (random weights), where the peer is `
 a size train the same shape on the same batch. They take turns; each is judged by its best step, so
 that whatever else the machine does strikes all alike, and by the median of its time over ours in
 the same round. The peak is the best square bf16 matrix product, measured between the rounds in
-the same process. Floating-point operations are `bessemer.train.flops`: 6 per matrix weight and
+the same process. Floating-point operations are `bessemer.models.flops`: 6 per matrix weight and
 token (4 for a frozen one), and attention's causal half. Peak memory is that of a process that
 runs two steps of the one loop.
 """
@@ -30,15 +30,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.train_sections import OptimizerSection
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
+from bessemer.models.flops import step_cost
 from bessemer.models.lora import add_lora
 from bessemer.train import precision
-from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.batch import MicroBatch, micro_batch
-from bessemer.train.flops import step_cost
 from bessemer.train.gradient import Part, accumulate
 from bessemer.train.loss import LossSum, linear_cross_entropy
 from bessemer.train.optimizer import Optimizer

@@ -21,9 +21,9 @@ from torch import Tensor, distributed
 from bessemer.core.digests import sha256_file
 from bessemer.core.errors import OutOfSpace
 from bessemer.core.events import Event, EventLog, read_events
+from bessemer.core.space import refuse_if_full
 from bessemer.core.train_sections import CheckpointSection
 from bessemer.train.checkpoint import Checkpoints, Snapshot, load_newest, read_into
-from bessemer.train.space import refuse_if_full
 from bessemer.train.storage import Opener
 from tests.polling import until
 

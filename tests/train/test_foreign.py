@@ -14,10 +14,10 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.models.flops import step_cost
 from bessemer.models.foreign import load_foreign
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.flops import step_cost
 from bessemer.train.loop import train
 from tests.train.test_flops import LENGTHS, TARGETS, counted
 from tests.train.test_loop import events, same_bits

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -32,12 +31,12 @@ from bessemer.core.artifacts import Artifact
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.events import EventLog
 from bessemer.core.principal import Principal
+from bessemer.core.progress import Progress
 from bessemer.core.protocols import Engine
 from bessemer.core.recipes import dumps
 from bessemer.core.runs import RunFolder, write_atomically
 from bessemer.data import corpus
 from bessemer.data.dataset import Dataset
-from bessemer.evals.asking import OnProgress, Progress
 from bessemer.evals.comparing import Measured, values_of
 from bessemer.evals.exam import Exam, set_exam
 from bessemer.evals.measuring import Measurement, MeasurementFolder, Subject, Task, measure
@@ -49,8 +48,6 @@ from bessemer.models.config import ModelConfig
 __all__ = ["EvalRecipe", "evaluate", "open_engine", "read_report", "submit_eval"]
 
 OpenEngine = Callable[[Path, str, int], AbstractAsyncContextManager[Engine]]
-
-_SECONDS_BETWEEN_PROGRESS = 0.5
 
 
 def submit_eval(
@@ -218,22 +215,10 @@ def _set_exam(
 
 
 async def _measure(engine: Engine, task: Task, recipe: EvalRecipe, log: EventLog) -> Measurement:
-    listener = _progress_to(log, str(task))
-    return await measure(engine, task, in_flight=recipe.in_flight, on_progress=listener)
-
-
-def _progress_to(log: EventLog, stage: str) -> OnProgress:
-    told_s = 0.0
-
-    def tell(progress: Progress) -> None:
-        nonlocal told_s
-        now_s = time.monotonic()
-        if progress.done == progress.total or now_s - told_s >= _SECONDS_BETWEEN_PROGRESS:
-            told_s = now_s
-            facts = {**progress._asdict(), "eta_s": round(progress.eta_s, 1)}
-            log.write("progress", stage=stage, unit="questions", **facts)
-
-    return tell
+    progress = Progress(log.write, str(task), "questions", len(task.questions))
+    found = await measure(engine, task, in_flight=recipe.in_flight, on_progress=progress.tell)
+    progress.end()
+    return found
 
 
 def _tell_values(log: EventLog, measured: Measured, *, reused: bool) -> None:

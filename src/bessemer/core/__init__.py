@@ -6,6 +6,7 @@ room's door never costs more than what is taken through it.
 """
 
 __all__ = [
+    "allocator",
     "artifacts",
     "database",
     "digests",
@@ -19,13 +20,17 @@ __all__ = [
     "memory",
     "principal",
     "processes",
+    "progress",
     "protocols",
     "recipes",
     "reward_sections",
     "runs",
     "sandbox",
+    "space",
+    "stopping",
     "tables",
     "train_recipe",
     "train_sections",
     "unit_tests",
+    "watchdog",
 ]

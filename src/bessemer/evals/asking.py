@@ -8,7 +8,6 @@ the questions that happened to work would be a result about something else.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,14 +16,6 @@ import msgspec
 from bessemer.core.errors import Busy, ContextLengthExceeded
 
 _TRIES_WHEN_BUSY = 20
-
-
-class Progress(NamedTuple):
-    """`done` of `total` questions; what was answered so far is partial, not a result."""
-
-    done: int
-    total: int
-    eta_s: float
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -41,7 +32,8 @@ class _Named(Protocol):
 
 Q = TypeVar("Q", bound=_Named)
 A = TypeVar("A")
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[int], None]
+"""Told how many questions are done; what was answered so far is partial, not a result."""
 
 
 class Asked(NamedTuple, Generic[A]):
@@ -51,7 +43,7 @@ class Asked(NamedTuple, Generic[A]):
     failures: list[Failure]
 
 
-def ignore_progress(progress: Progress) -> None:
+def ignore_progress(_done: int) -> None:
     """The listener of those who do not listen."""
 
 
@@ -62,7 +54,6 @@ async def ask_all(
     in_flight: int = 16,
     alone: Sequence[int] = (),
     on_progress: OnProgress = ignore_progress,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Asked[A]:
     """Ask every question, at most `in_flight` at once.
 
@@ -74,13 +65,11 @@ async def ask_all(
         BessemerError: whatever `ask` raised, other than ContextLengthExceeded.
     """
     outcomes: dict[int, A | Failure] = {}
-    started_s = clock()
 
     async def work(turns: Iterator[int]) -> None:
         for index in turns:
             outcomes[index] = await _ask_one(questions[index], ask)
-            done, total = len(outcomes), len(questions)
-            on_progress(Progress(done, total, (clock() - started_s) / done * (total - done)))
+            on_progress(len(outcomes))
 
     first = dict.fromkeys(alone)
     await work(iter(first))

@@ -13,6 +13,7 @@ __all__ = [
     "encoder",
     "encoder_config",
     "experts",
+    "flops",
     "folder",
     "foreign",
     "functions",

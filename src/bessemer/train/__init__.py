@@ -5,7 +5,6 @@ Start at `loop.train`. `recipe` and `memory` need no torch; everything else does
 
 __all__ = [
     "dictation",
-    "flops",
     "loop",
     "loss",
     "material",

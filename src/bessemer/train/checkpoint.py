@@ -33,8 +33,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from bessemer.core.digests import check_file
 from bessemer.core.errors import BessemerError, IntegrityError
 from bessemer.core.events import EventLog
+from bessemer.core.space import out_of_space, refuse_if_full
 from bessemer.core.train_sections import CheckpointSection
-from bessemer.train.space import out_of_space, refuse_if_full
 from bessemer.train.storage import FACTS, MANIFEST, Opener, Writer
 
 NAME = re.compile(r"step-(\d{8})")

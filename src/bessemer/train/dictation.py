@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.progress import Progress
 from bessemer.core.protocols import GenerateRequest, Sampling
 from bessemer.core.runs import write_atomically
 from bessemer.core.train_recipe import TrainRecipe
@@ -33,7 +34,6 @@ from bessemer.models.folder import load_decoder
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.progress import Progress
 from bessemer.train.task import Setting
 
 PIECE = 32
@@ -106,7 +106,7 @@ def _ask_all(
     row, step = recipe.batch.sequence_length, recipe.tokens_per_step
     limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
     wanted = {"validation": recipe.evaluation.rows * row, "train": (recipe.steps or 10**9) * step}
-    progress = Progress(setting.tell, "answers", "chats", 0, 0, limit_s)
+    progress = Progress(setting.tell, "answers", "chats", 0, limit_s=limit_s)
     asked = 0
     for split in SPLITS:
         order = Order(

@@ -19,17 +19,20 @@ from typing import Any
 
 import torch
 
+from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.errors import RunFailed
 from bessemer.core.events import EventLog
 from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
+from bessemer.core.space import refuse_if_read_only
+from bessemer.core.stopping import StopFlag
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.watchdog import Watchdog
+from bessemer.models.flops import StepCost, step_cost
 from bessemer.train import network, precision
-from bessemer.train.allocator import keep_freed_memory
 from bessemer.train.balancing import balance, prepare
 from bessemer.train.checkpoint import Checkpoints
-from bessemer.train.flops import StepCost, step_cost
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.guard import Fault, Guard
 from bessemer.train.material import open_tokenizer
@@ -41,11 +44,8 @@ from bessemer.train.output import write_output
 from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate
-from bessemer.train.space import refuse_if_read_only
-from bessemer.train.stopping import StopFlag
 from bessemer.train.task import Network, Setting
 from bessemer.train.validation import validate
-from bessemer.train.watchdog import Watchdog
 from bessemer.train.weights import TrainedWeights
 
 

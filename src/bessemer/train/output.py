@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.core.runs import RunFolder
+from bessemer.core.space import refuse_if_full
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.models.adapter import save_adapter
 from bessemer.models.foreign import save_network
@@ -15,7 +16,6 @@ from bessemer.models.lora import lora_layers
 from bessemer.models.reward_model import RewardModel
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train import network
-from bessemer.train.space import refuse_if_full
 from bessemer.train.weights import TrainedWeights
 
 

@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
+from bessemer.core.progress import Progress
 from bessemer.core.runs import write_atomically
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import linear_logprobs
 from bessemer.train.pairs import PairMaterial, PairRows
-from bessemer.train.progress import Progress
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 Table = NDArray[np.float64]
@@ -111,7 +111,9 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
     judged, wanted = material.validation.rows_per_epoch, _wanted_rows(recipe, material.train)
     limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
     fewest = MEASURED_STEPS * recipe.batch.rows
-    progress = Progress(setting.tell, "reference", "rows", judged, judged + wanted, limit_s)
+    progress = Progress(
+        setting.tell, "reference", "rows", judged + wanted, judged=judged, limit_s=limit_s
+    )
     with evaluating(network):
         for first in range(0, judged, recipe.rows_at_once):
             part = range(first, min(first + recipe.rows_at_once, judged))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from bessemer.core.events import EventLog, read_events
 from bessemer.core.runs import EXIT_STOPPED
-from bessemer.train.watchdog import EXIT_HUNG, LEAST_S, Watchdog
+from bessemer.core.watchdog import EXIT_HUNG, LEAST_S, Watchdog
 
 ROOT = Path(__file__).parent.parent.parent
 HANG = """
 import sys, threading
 from pathlib import Path
 from bessemer.core.events import EventLog
-from bessemer.train.watchdog import Watchdog
+from bessemer.core.watchdog import Watchdog
 
 def waits_for_something_that_never_comes():
     threading.Event().wait()
@@ -31,7 +31,7 @@ LONG_STEP = """
 import sys, time
 from pathlib import Path
 from bessemer.core.events import EventLog
-from bessemer.train.stopping import StopFlag
+from bessemer.core.stopping import StopFlag
 
 with StopFlag(EventLog(Path(sys.argv[1])), grace_s=0.5) as stop:
     print("in a step", flush=True)

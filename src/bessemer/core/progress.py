@@ -1,4 +1,4 @@
-"""Telling how far a pass before the first step is, and how long it may still take."""
+"""Telling how far a long piece of work is, and how long it may still take."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-TELL_EVERY_S = 2.0
+TELL_EVERY_S = 1.0
 
 
 class Progress:
-    """Writes a `progress` event every other second, and one at the end.
+    """Writes a `progress` event at the first sign of it, then once a second, and one at the end.
 
     Args:
         tell: writes an event.
-        stage, unit: what the pass is called, and what it counts.
-        judged: how many are for validation, which come first and are all needed.
-        total: with those to learn from, for which there are `limit_s` seconds. Where it is only
-            an estimate, set it again.
+        stage, unit: what the work is called, and what it counts.
+        total: how many there are. Where it is only an estimate, set it again.
+        judged: how many of them come first and are all needed; there are `limit_s` seconds for
+            those after them.
     """
 
     def __init__(
@@ -25,19 +25,21 @@ class Progress:
         tell: Callable[..., Any],
         stage: str,
         unit: str,
-        judged: int,
         total: int,
-        limit_s: float,
+        *,
+        judged: int = 0,
+        limit_s: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell, self._facts = tell, {"stage": stage, "unit": unit}
-        self.judged, self.total = judged, total
-        self._limit_s, self._done = limit_s, 0
-        self._begin_s = self._told_s = time.monotonic()
-        self._latest_s = float("inf")
+        self.total, self.judged = total, judged
+        self._limit_s, self._clock, self._done = limit_s, clock, 0
+        self._begin_s, self._told_s, self._latest_s = clock(), float("-inf"), float("inf")
 
     def tell(self, done: int) -> None:
+        """So many are done."""
         self._done = done
-        now_s = time.monotonic()
+        now_s = self._clock()
         rate = done / max(1e-9, now_s - self._begin_s)
         if done <= self.judged:
             self._latest_s = now_s + (self.judged - done) / rate + self._limit_s
@@ -48,6 +50,7 @@ class Progress:
         self._write(done + round(eta_s * rate), eta_s)
 
     def end(self) -> None:
+        """No more will be done."""
         self._write(self._done, 0.0)
 
     def _write(self, total: int, eta_s: float) -> None:

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bessemer.models.attention import positions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
+from bessemer.models.flops import step_cost
 from bessemer.models.lora import add_lora
 from bessemer.train.attention import BlockAttention
-from bessemer.train.flops import step_cost
 from bessemer.train.loss import linear_cross_entropy
 
 LENGTHS = [40, 24]
