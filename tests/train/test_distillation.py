@@ -15,9 +15,9 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.data.material import chat_material
 from bessemer.models.folder import load_decoder
 from bessemer.train.loop import train
-from bessemer.train.material import chat_material
 from bessemer.train.objectives.distillation import Direction, divergence
 from bessemer.train.teacher import Teacher
 from tests.train.test_loop import events, same_bits

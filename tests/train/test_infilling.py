@@ -15,6 +15,7 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import loads
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.infilling import InfilledRows
+from bessemer.data.material import Material
 from bessemer.data.packing import Row
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -23,7 +24,6 @@ from bessemer.text.infilling import Sentinels
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import micro_batch
 from bessemer.train.gradient import Part, accumulate, add_up
-from bessemer.train.material import Material
 from bessemer.train.objectives.language import LanguageTask, infilled
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.weights import TrainedWeights

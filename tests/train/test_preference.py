@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bessemer.core.errors import InvalidInput
 from bessemer.core.recipes import load
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.data.pairs import Pair
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import load_decoder
@@ -33,12 +34,11 @@ from bessemer.train.objectives.preference import (
     ipo_loss,
     open_dpo,
 )
-from bessemer.train.pairs import Pair, pair_material
 from bessemer.train.reference import FILE, open_reference
 from bessemer.train.task import Setting
 from bessemer.train.weights import TrainedWeights
 from tests.train.test_loop import events, weights
-from tests.train.tiny_pairs import make_pairs, make_pairs_run
+from tests.train.tiny_pairs import make_pairs, make_pairs_run, pairs_of
 
 Told = list[tuple[str, dict[str, Any]]]
 
@@ -174,7 +174,7 @@ def test_loss_and_gradients_equal_trls_in_float64(tmp_path: Path, case: str) -> 
     length, places = (64, [0]) if case == "smoothed" else (128, [0, 1])
     folder = tmp_path / "run"
     setting, _ = setting_of(folder, *overrides, f"batch.sequence_length={length}")
-    rows = pair_material(setting).train
+    rows = pairs_of(setting).train
     pairs = [rows.pairs[i] for place in places for i in rows.members(place)]
     assert len(pairs) == (1 if case == "smoothed" else 4)
     task = open_dpo(setting, start(folder))
@@ -227,7 +227,7 @@ def test_micro_batches_make_the_gradient_of_the_whole_step(
 
 
 def test_a_row_holds_whole_pairs_side_by_side(tmp_path: Path) -> None:
-    rows = pair_material(setting_of(tmp_path / "run")[0]).train
+    rows = pairs_of(setting_of(tmp_path / "run")[0]).train
     seen = []
     for position in range(rows.rows_per_epoch):
         row, members = rows.row(position), rows.members(position)
@@ -242,7 +242,7 @@ def test_a_row_holds_whole_pairs_side_by_side(tmp_path: Path) -> None:
 
 def test_only_the_answers_are_targets_and_both_follow_one_prompt(tmp_path: Path) -> None:
     setting, _ = setting_of(tmp_path / "run")
-    pair = pair_material(setting).train.pairs[0]
+    pair = pairs_of(setting).train.pairs[0]
     decode = setting.tokenizer.decode
     said = [decode(piece.ids[piece.is_target], skip_special=False) for piece in pair]
     assert said == ["It is red.<|endoftext|>", "red?<|endoftext|>"]
@@ -276,7 +276,7 @@ def test_a_run_learns_what_is_preferred_in_pairs_it_has_not_seen(
 
 def test_the_reference_is_computed_once_and_told(tmp_path: Path) -> None:
     setting, told = setting_of(tmp_path / "run")
-    material, network = pair_material(setting), start(tmp_path / "run")
+    material, network = pairs_of(setting), start(tmp_path / "run")
     first = open_reference(setting, network, material)
     assert {facts["stage"] for kind, facts in told if kind == "progress"} == {"reference"}
     assert told[-1][1]["done"] == told[-1][1]["total"]
@@ -293,7 +293,7 @@ def test_the_reference_is_computed_once_and_told(tmp_path: Path) -> None:
 def test_a_reference_that_is_not_this_runs_is_computed_again(tmp_path: Path, damage: str) -> None:
     setting, told = setting_of(tmp_path / "run")
     network = start(tmp_path / "run")
-    right = open_reference(setting, network, pair_material(setting))
+    right = open_reference(setting, network, pairs_of(setting))
     file = setting.folder / FILE
     if damage == "torn":
         file.write_bytes(file.read_bytes()[:-5])
@@ -306,7 +306,7 @@ def test_a_reference_that_is_not_this_runs_is_computed_again(tmp_path: Path, dam
         make_pairs(tmp_path / "smaller", train=8)
         setting.plan["datasets"]["pairs"]["path"] = str(tmp_path / "smaller")
     told.clear()
-    material = pair_material(setting)
+    material = pairs_of(setting)
     found = open_reference(setting, network, material)
     assert "computed again" in told[0][1]["message"]
     assert len(found.train) == len(material.train.pairs)
@@ -315,7 +315,7 @@ def test_a_reference_that_is_not_this_runs_is_computed_again(tmp_path: Path, dam
 
 def test_only_what_the_steps_will_see_is_computed(tmp_path: Path) -> None:
     setting, _ = setting_of(tmp_path / "run", "steps=2", "batch.rows=3")
-    material = pair_material(setting)
+    material = pairs_of(setting)
     reference = open_reference(setting, start(tmp_path / "run"), material)
     assert reference.covered_rows(material.train) == 6 < material.train.rows_per_epoch
     assert not np.isnan(reference.validation).any()
@@ -330,7 +330,7 @@ def test_only_what_the_steps_will_see_is_computed(tmp_path: Path) -> None:
 def test_a_pass_without_a_number_of_steps_covers_what_is_measured_first(tmp_path: Path) -> None:
     setting, _ = setting_of(tmp_path / "run", "minutes=1e-9", "batch.rows=1")
     setting = replace(setting, recipe=setting.recipe.model_copy(update={"steps": None}))
-    material = pair_material(setting)
+    material = pairs_of(setting)
     covered = open_reference(setting, start(tmp_path / "run"), material)
     assert 5 <= covered.covered_rows(material.train) < material.train.rows_per_epoch
 
@@ -359,7 +359,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path: 
 def test_pairs_longer_than_a_row_are_named(tmp_path: Path, override: str, fault: str) -> None:
     setting, _ = setting_of(tmp_path / "run", "batch.sequence_length=40", override)
     with pytest.raises(InvalidInput, match=fault):
-        pair_material(setting)
+        pairs_of(setting)
 
 
 def test_a_dataset_of_chats_is_refused(tmp_path: Path) -> None:
@@ -368,4 +368,4 @@ def test_a_dataset_of_chats_is_refused(tmp_path: Path) -> None:
     setting, _ = setting_of(tmp_path / "run")
     setting.plan["datasets"]["pairs"]["path"] = str(make_dataset(tmp_path / "chats"))
     with pytest.raises(InvalidInput, match="holds chats; preferences are needed"):
-        pair_material(setting)
+        pairs_of(setting)

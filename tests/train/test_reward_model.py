@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.recipes import load
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.data.pairs import Pair
 from bessemer.models.attention import PackedAttention, positions
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -31,10 +32,9 @@ from bessemer.train.objectives.reward_model import (
     pad_token_id,
     reward_of,
 )
-from bessemer.train.pairs import Pair, pair_material
 from bessemer.train.task import Setting
 from tests.train.test_loop import events, weights
-from tests.train.tiny_pairs import make_pairs_run
+from tests.train.tiny_pairs import make_pairs_run, pairs_of
 
 PAD = 7
 
@@ -102,7 +102,7 @@ def as_trl_has_it(pair: Pair) -> dict[str, list[int]]:
 def test_loss_and_gradients_equal_trls_in_float64(tmp_path: Path, centering: float) -> None:
     folder = tmp_path / "run"
     setting = setting_of(folder, f"reward.centering={centering}")
-    rows, pad_id = pair_material(setting).train, pad_token_id(setting.tokenizer)
+    rows, pad_id = pairs_of(setting).train, pad_token_id(setting.tokenizer)
     task = open_reward(setting, nn.Identity())
     model, same = make_scorer(folder, pad_id), make_scorer(folder, pad_id)
     sums = task.loss(model, micro_batch(task.rows([0, 1])))  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ def test_a_run_learns_to_score_pairs_it_has_not_seen(
     assert last["loss"] < 0.3 < first["loss"]
     assert events(run, "sample") == []
     model = load_reward_model(run.output / "model")
-    rows = pair_material(setting_of(tmp_path / "again")).validation
+    rows = pairs_of(setting_of(tmp_path / "again")).validation
     scores = reward_of(model, [piece.ids.tolist() for pair in rows.pairs for piece in pair])
     right = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
     assert sum(right) / len(right) == pytest.approx(last["accuracy"], abs=0.1)

@@ -11,11 +11,11 @@ import torch
 import transformers
 from trl import SFTConfig, SFTTrainer
 
+from bessemer.data.material import Material
 from bessemer.data.packing import Piece, Row, join
 from bessemer.models.folder import load_decoder
 from bessemer.train.batch import micro_batch
 from bessemer.train.gradient import add_up
-from bessemer.train.material import Material
 from bessemer.train.objectives.language import LanguageTask
 from tests.train.tiny import make_model
 

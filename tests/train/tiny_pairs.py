@@ -9,8 +9,10 @@ from bessemer.core.recipes import dumps, loads
 from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.dataset import Row, write_dataset
+from bessemer.data.pairs import PairMaterial, pair_material
 from bessemer.data.preferences import Preference
 from bessemer.data.shapes import PREFERENCES
+from bessemer.train.task import Setting
 from tests.train.tiny import COLORS, make_model
 
 RECIPE = """
@@ -63,3 +65,8 @@ def plan_of(folder: Path) -> dict[str, Any]:
         "datasets": {"pairs": {"path": str(pairs), "digest": "sha256:1", "name": "pairs"}},
         "models": {},
     }
+
+
+def pairs_of(setting: Setting) -> PairMaterial:
+    """The pairs of a run's dataset, as the run reads them."""
+    return pair_material(setting.recipe, setting.dataset_path(), setting.model_path())

@@ -2,8 +2,7 @@
 
 What is read is what the run reads: its resolved recipe, its plan, its data. Chats and pairs are
 tokenized again, since which of them fit into a row, and how they are packed, follows from their
-lengths. Nothing is written, and no torch is needed but for pairs and for
-a teacher's answers.
+lengths. Nothing is written, and no torch is needed but for pairs.
 """
 
 from __future__ import annotations
@@ -20,14 +19,19 @@ from bessemer.core.errors import InvalidInput
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
+from bessemer.data.dictation import answers_folder, read_answered
+from bessemer.data.document_splits import CORPUS, find_documents
 from bessemer.data.interleaving import Interleaving
 from bessemer.data.jsonl import read_lines
+from bessemer.data.material import fitting_chats
 from bessemer.data.order import Order
 from bessemer.data.packing import ChatRows, DocumentRows, Ids
+from bessemer.data.pairs import pair_material
+from bessemer.data.questions import questions
 from bessemer.data.tokenizing import TokenDataset
+from bessemer.models.config import ModelConfig
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.material import CORPUS, find_documents, fitting_chats, questions
 
 
 class Trace(NamedTuple):
@@ -165,29 +169,23 @@ def _find_chats(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
     lines: Sequence[int] = range(len(chats))
     distill = run.recipe.distill if run.recipe.objective == "distill" else None
     if distill is not None and distill.signal == "text":
-        from bessemer.train.dictation import answers_folder, read_answered
-
         folder = answers_folder(run.folder, run.recipe, run.plan)
         chats, lines, _ = read_answered(folder, "train", chats)
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     fitting = fitting_chats(run.recipe, chats, tokenizer, template)
-    rows = ChatRows(fitting.pieces, run.recipe.batch.sequence_length, run.recipe.seed)
+    rows = ChatRows(fitting.kept, run.recipe.batch.sequence_length, run.recipe.seed)
     taught = [lines[place] for place in fitting.lines]
     return index.found(taught, rows.rows_per_epoch, rows.positions), []
 
 
 def _find_pairs(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
     """The same for preferences."""
-    from bessemer.train.pairs import pair_material
     from bessemer.train.reference import covered_rows
-    from bessemer.train.task import Setting
 
     index = _Index(run.dataset_path(), document)
     if not index.lines:
         return None, index.known
-    tokenizer = Tokenizer.load(Path(run.plan["model"]["path"]))
-    setting = Setting(run.recipe, run.plan, run.folder, tokenizer, lambda *_, **__: None)
-    made = pair_material(setting)
+    made = pair_material(run.recipe, run.dataset_path(), Path(run.plan["model"]["path"]))
     covered = covered_rows(run.folder, made.train)
 
     def positions(pairs: Sequence[int], end: int) -> Ids:
@@ -207,7 +205,8 @@ def _find_prompts(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
         return None, index.known
     model, grpo = Path(run.plan["model"]["path"]), run.recipe.grpo
     assert grpo is not None
-    asked = questions(run.recipe, run.dataset_path(), model)["train"]
+    context_length = ModelConfig.from_folder(model).context_length
+    asked = questions(run.recipe, run.dataset_path(), model, context_length)["train"]
     order, rows, updates = Order(len(asked), run.recipe.seed), run.recipe.batch.rows, grpo.updates
 
     def positions(prompts: Sequence[int], end: int) -> Ids:

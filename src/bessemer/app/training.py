@@ -14,8 +14,7 @@ from bessemer.core.principal import Principal
 from bessemer.core.recipes import Line, dumps, explain, load
 from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
-
-STDLIB = "python-stdlib"
+from bessemer.data.document_splits import CORPUS
 
 
 def submit_train(
@@ -40,7 +39,7 @@ def submit_train(
     plan["datasets"] = {
         name: _found(find_dataset(platform, principal, name))
         for name in recipe.dataset_names
-        if name != STDLIB
+        if name != CORPUS
     }
     plan["dataset"] = next(iter(plan["datasets"].values()), None)
     plan["models"] = {

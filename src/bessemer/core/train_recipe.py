@@ -7,6 +7,7 @@ resumed run decides nothing again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -34,6 +35,8 @@ from bessemer.core.train_sections import (
     ScheduleSection,
     SftSection,
 )
+
+MEASURED_STEPS = 5  # that a run looks at before it fixes their number
 
 
 class TrainRecipe(Frozen):
@@ -102,6 +105,11 @@ class TrainRecipe(Frozen):
     def rows_at_once(self) -> int:
         fitting = max(1, 4096 // self.batch.sequence_length)
         return min(self.batch.rows, self.batch.rows_at_once or fitting)
+
+    @property
+    def pass_limit_s(self) -> float:
+        """Time for a pass over the data before the first step: half of it where steps are open."""
+        return self.minutes * 60 / 2 if self.steps is None else math.inf
 
     @property
     def parts(self) -> tuple[MixturePart, ...]:

@@ -66,6 +66,11 @@ def plain(message: Message) -> Message:
     return kept
 
 
+def as_context(messages: Iterable[Message]) -> list[Message]:
+    """The messages with nothing to learn from in them: answers given before are context."""
+    return [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages]
+
+
 def spoken(messages: Iterable[Message]) -> str:
     """What tells messages apart; instructions that all chats share would make all alike."""
     said = [message for message in messages if message["role"] not in _INSTRUCTIONS]

@@ -4,12 +4,9 @@ Start at `loop.train`. `recipe` and `memory` need no torch; everything else does
 """
 
 __all__ = [
-    "dictation",
     "loop",
     "loss",
-    "material",
     "memory",
-    "pairs",
     "precision",
     "reference",
     "scoring",

@@ -29,13 +29,13 @@ from bessemer.core.space import refuse_if_read_only
 from bessemer.core.stopping import StopFlag
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.core.watchdog import Watchdog
+from bessemer.data.document_splits import open_tokenizer
 from bessemer.models.flops import StepCost, step_cost
 from bessemer.train import network, precision
 from bessemer.train.balancing import balance, prepare
 from bessemer.train.checkpoint import Checkpoints
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.guard import Fault, Guard
-from bessemer.train.material import open_tokenizer
 from bessemer.train.memory import explained, refuse_if_too_large
 from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule

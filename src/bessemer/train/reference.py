@@ -27,16 +27,15 @@ from torch import Tensor, nn
 
 from bessemer.core.progress import Progress
 from bessemer.core.runs import write_atomically
-from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.train_recipe import MEASURED_STEPS, TrainRecipe
+from bessemer.data.pairs import PairMaterial, PairRows
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import linear_logprobs
-from bessemer.train.pairs import PairMaterial, PairRows
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
 
 Table = NDArray[np.float64]
 
 FILE = "reference.safetensors"
-MEASURED_STEPS = 5  # what the loop looks at before it knows the number of steps
 
 
 class Reference(NamedTuple):
@@ -109,7 +108,7 @@ def _compute(setting: Setting, network: nn.Module, material: PairMaterial) -> Re
     recipe = setting.recipe
     reference = Reference(_unknown(material.train), _unknown(material.validation))
     judged, wanted = material.validation.rows_per_epoch, _wanted_rows(recipe, material.train)
-    limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
+    limit_s = recipe.pass_limit_s
     fewest = MEASURED_STEPS * recipe.batch.rows
     progress = Progress(
         setting.tell, "reference", "rows", judged + wanted, judged=judged, limit_s=limit_s

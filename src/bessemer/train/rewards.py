@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bessemer.core.errors import InvalidInput
 from bessemer.core.reward_sections import ModelPart, RewardPart
+from bessemer.data.chats import as_context
 from bessemer.models.reward_model import load_reward_model
 from bessemer.text.chat_encoding import encode_chat
 from bessemer.text.chat_template import ChatTemplate
@@ -58,10 +59,10 @@ class ModelGrader:
         return [1 / (1 + math.exp(-max(score, -700.0))) for score in scores]
 
     def _encode(self, answer: Answer) -> list[int]:
-        # As in the pairs it learned from: answers given before are context.
-        before = [m | {"weight": 0} if m["role"] == "assistant" else m for m in answer.messages]
         said = {"role": "assistant", "content": answer.text}
-        ids = encode_chat([*before, said], self._tokenizer, self._template).ids
+        # As in the pairs it learned from.
+        chat = [*as_context(answer.messages), said]
+        ids = encode_chat(chat, self._tokenizer, self._template).ids
         longest = self._model.config.context_length
         if len(ids) > longest:
             raise InvalidInput(

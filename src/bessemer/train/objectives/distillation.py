@@ -10,7 +10,7 @@ token on the data's own text. Only the teacher's K likeliest tokens are known (`
 others are one sum in p and in q, so the divergence is a lower bound of the whole one, and the whole
 one where K is the vocabulary.
 
-With `distill.signal = "text"` the teacher answers the chats' prompts instead (`train.dictation`),
+With `distill.signal = "text"` the teacher answers the chats' prompts instead (`data.dictation`),
 and the student is fine-tuned on its answers.
 
     C targets of one chunk   K tokens kept   V vocabulary
@@ -27,14 +27,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.protocols import Engine
 from bessemer.core.train_sections import DistillSection
+from bessemer.data.dictation import ask
+from bessemer.data.material import Material, chat_material, material_of
 from bessemer.data.packing import Row
+from bessemer.models.folder import load_decoder
 from bessemer.models.foreign import open_decoder
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
-from bessemer.train.dictation import ask
 from bessemer.train.loss import CHUNK_ELEMENTS, LossSum, Mean
-from bessemer.train.material import Material, chat_material, material_of
 from bessemer.train.objectives.language import LanguageTask
 from bessemer.train.task import Network, Setting, Task, hidden_states
 from bessemer.train.teacher import Teacher
@@ -174,14 +176,28 @@ def open_distill(setting: Setting, network: nn.Module) -> Task:
 
 def _open_text(setting: Setting, network: nn.Module) -> LanguageTask:
     """Fine-tuning on the teacher's answers, written before the first step."""
-    head_VD = network.head_weight
-    assert isinstance(head_VD, Tensor)
-    answered = ask(setting, head_VD.dtype)
+    recipe = setting.recipe
+    answered = ask(
+        recipe, setting.plan, setting.folder, setting.tell, lambda: _engine(setting, network)
+    )
     chats = {split: found.chats for split, found in answered.items()}
-    material = material_of(setting.recipe, chats, setting.model_path())
+    material = material_of(recipe, chats, setting.model_path())
     left_out = sum(found.left_out for found in answered.values())
     facts = {**material.facts, "answers_left_out": left_out}
     return LanguageTask("distill", replace(material, facts=facts))
+
+
+def _engine(setting: Setting, student: nn.Module) -> Engine:
+    """An engine over the teacher, which computes in the student's precision."""
+    settings, head_VD = setting.recipe.distill, student.head_weight
+    assert settings is not None and isinstance(head_VD, Tensor)
+    if setting.engine_of is None:
+        raise InvalidInput(
+            "a teacher's text comes from an engine, and this run was started without one",
+            next_step='start it with `bessemer train`, or set distill.signal = "logits"',
+        )
+    teacher = load_decoder(setting.model_path(settings.teacher), head_VD.dtype)
+    return setting.engine_of(teacher.eval().requires_grad_(False))
 
 
 def _check_vocabulary(student: Tokenizer, teacher: Tokenizer, name: str) -> None:

@@ -39,11 +39,13 @@ from bessemer.core.train_sections import GrpoSection
 from bessemer.data.corpus import Split
 from bessemer.data.order import Order
 from bessemer.data.packing import Row, first_fit, join
+from bessemer.data.pieces import digest_of
+from bessemer.data.questions import Question, questions
+from bessemer.models.config import ModelConfig
 from bessemer.models.lora import lora_layers, without_difference
 from bessemer.text.graders import Answer, Grader
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import LossSum, Mean, linear_logprobs
-from bessemer.train.material import Question, digest_of, questions
 from bessemer.train.rewards import open_rewards
 from bessemer.train.rollouts import Asked, Judged, Record, Rollout, sample
 from bessemer.train.task import Network, Setting, evaluating, hidden_states
@@ -302,11 +304,13 @@ def open_grpo(setting: Setting, network: nn.Module) -> GrpoTask:
     recipe = setting.recipe
     assert recipe.grpo is not None
     reference = _reference(network) if recipe.grpo.kl_weight else None
+    model = setting.model_path()
+    context_length = ModelConfig.from_folder(model).context_length
     return GrpoTask(
         setting,
         network,
         setting.engine_of(network),
-        questions(recipe, setting.dataset_path(), setting.model_path()),
+        questions(recipe, setting.dataset_path(), model, context_length),
         open_rewards(recipe.grpo.rewards, setting),
         reference,
     )

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.data.document_splits import open_documents
 from bessemer.data.infilling import InfilledRows
+from bessemer.data.material import Material, chat_material, document_material
 from bessemer.data.packing import Row
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum, Mean, linear_cross_entropy
-from bessemer.train.material import Material, chat_material, document_material, open_documents
 from bessemer.train.task import Network, Setting, hidden_states
 
 MIDDLE = "middle"

@@ -26,9 +26,9 @@ from torch.nn.functional import logsigmoid
 
 from bessemer.core.train_sections import DpoSection
 from bessemer.data.packing import Row
+from bessemer.data.pairs import PairMaterial, PairRows, pair_material
 from bessemer.train.batch import MicroBatch
 from bessemer.train.loss import LossSum, Mean
-from bessemer.train.pairs import PairMaterial, PairRows, pair_material
 from bessemer.train.reference import Reference, Table, answer_logprobs, open_reference
 from bessemer.train.task import Network, Setting
 
@@ -141,7 +141,7 @@ def open_dpo(setting: Setting, network: nn.Module) -> PreferenceTask:
     Raises:
         InvalidInput: as `pair_material`.
     """
-    material = pair_material(setting)
+    material = pair_material(setting.recipe, setting.dataset_path(), setting.model_path())
     return PreferenceTask(material, open_reference(setting, network, material), setting)
 
 

@@ -29,11 +29,11 @@ from bessemer.core.train_sections import ReptileSection
 from bessemer.data.chats import Chat
 from bessemer.data.dataset import Dataset
 from bessemer.data.packing import Piece, Row, join
+from bessemer.data.pieces import digest_of, encode_chats
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.gradient import Measured, Part, accumulate, add_up
 from bessemer.train.loss import LossSum, linear_cross_entropy
-from bessemer.train.material import digest_of, encode_chats
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.schedule import learning_rate
 from bessemer.train.task import Network, Setting, hidden_states

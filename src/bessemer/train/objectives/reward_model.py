@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from bessemer.data.packing import Ids, Piece, Row, join
+from bessemer.data.pairs import PairMaterial, PairRows, pair_material
 from bessemer.models.reward_model import RewardModel
 from bessemer.text.special_tokens import special_texts
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.batch import MicroBatch, micro_batch
 from bessemer.train.loss import LossSum
 from bessemer.train.objectives.preference import preference_metrics
-from bessemer.train.pairs import PairMaterial, PairRows, pair_material
 from bessemer.train.task import Network, Setting, hidden_states
 
 TOKENS_AT_ONCE = 8192
@@ -101,7 +101,9 @@ def open_reward(setting: Setting, _network: nn.Module) -> RewardTask:
     Raises:
         InvalidInput: as `pair_material`.
     """
-    return RewardTask(pair_material(setting), setting)
+    return RewardTask(
+        pair_material(setting.recipe, setting.dataset_path(), setting.model_path()), setting
+    )
 
 
 def _scored(rows: PairRows, position: int) -> Row:

@@ -8,22 +8,29 @@ one value a piece is preferred and rejected, pair by pair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bessemer.core.errors import DataError, InvalidInput
 from bessemer.core.train_recipe import TrainRecipe
-from bessemer.data.chats import Message
+from bessemer.data.chats import as_context
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.packing import ChatRows, Ids, Piece, Row, join
+from bessemer.data.pieces import (
+    LEARNED,
+    Fitting,
+    at_line,
+    check_fitting,
+    digest_of,
+    fitting,
+    piece_of,
+)
 from bessemer.data.preferences import Preference
-from bessemer.text.chat_encoding import encode_chat, encode_prompt
+from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.material import digest_of
-from bessemer.train.task import Setting
 
 
 class Pair(NamedTuple):
@@ -85,39 +92,41 @@ class PairMaterial(NamedTuple):
     facts: dict[str, Any]
 
 
-def pair_material(setting: Setting) -> PairMaterial:
-    """The pairs of the recipe's dataset, as the model writes them.
+def pair_material(recipe: TrainRecipe, dataset: Path, model: Path) -> PairMaterial:
+    """The pairs of a dataset, as the model at `model` writes them.
 
     Raises:
         InvalidInput: the dataset holds no preferences, a split is empty, or a pair is longer than
             a row and the recipe says refuse.
     """
-    recipe, dataset = setting.recipe, Dataset.open(setting.dataset_path())
-    tokenizer, template = setting.tokenizer, ChatTemplate.load(setting.model_path())
-    length = recipe.batch.sequence_length
-
-    def fitting(split: Split) -> tuple[list[Pair], list[int], int]:
-        every = _encode(dataset.preferences(split), tokenizer, template)
-        lines = [i for i, pair in enumerate(every) if len(pair.whole.ids) <= length]
-        return [every[i] for i in lines], lines, len(every) - len(lines)
-
-    train, lines, train_dropped = fitting("train")
-    validation, _, validation_dropped = fitting("validation")
-    _check(recipe, train, validation, train_dropped + validation_dropped)
+    opened, length = Dataset.open(dataset), recipe.batch.sequence_length
+    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
+    found: dict[Split, Fitting[Pair]] = {}
+    for split in LEARNED:
+        every = _encode(opened.preferences(split), tokenizer, template)
+        found[split] = fitting(every, (len(pair.whole.ids) for pair in every), length)
+    check_fitting(
+        recipe,
+        found,
+        one="pair",
+        longest=length,
+        too_long=f"are longer than a row of {length} tokens (both answers together)",
+        remedy="name a larger dataset",
+    )
+    train, validation = found["train"].kept, found["validation"].kept
     judged = _first_rows(PairRows(validation, length, 0, shuffle=False), recipe.evaluation.rows)
-    pieces = (piece for pair in (*train, *judged) for piece in pair)
-    first = next(dataset.preferences("validation"))
+    first = next(opened.preferences("validation"))
     return PairMaterial(
         train=PairRows(train, length, recipe.seed),
-        train_lines=lines,
+        train_lines=found["train"].lines,
         validation=PairRows(judged, length, 0, shuffle=False),
         prompt=encode_prompt(first.messages, tokenizer, template, first.tools),
-        digest=digest_of(piece.ids for piece in pieces),
+        digest=digest_of(piece.ids for pair in (*train, *judged) for piece in pair),
         facts={
             "train_pairs": len(train),
             "train_tokens": sum(len(pair.whole.ids) for pair in train),
             "validation_pairs": len(judged),
-            "over_long_pairs_dropped": train_dropped + validation_dropped,
+            "over_long_pairs_dropped": sum(each.too_long for each in found.values()),
         },
     )
 
@@ -127,42 +136,17 @@ def _encode(
 ) -> list[Pair]:
     pairs = []
     for number, each in enumerate(preferences, start=1):
-        try:
-            chosen, rejected = (
-                _piece(each, answer, tokenizer, template)
-                for answer in (each.preferred, each.rejected)
+        before = as_context(each.messages)
+        with at_line(number):
+            pairs.append(
+                Pair(
+                    *(
+                        piece_of([*before, answer], tokenizer, template, each.tools)
+                        for answer in (each.preferred, each.rejected)
+                    )
+                )
             )
-        except InvalidInput as fault:
-            raise DataError(fault.message, line=number, next_step=fault.next_step) from fault
-        pairs.append(Pair(chosen, rejected))
     return pairs
-
-
-def _piece(
-    pair: Preference, answer: Message, tokenizer: Tokenizer, template: ChatTemplate
-) -> Piece:
-    # Answers given before are what both follow; nothing is learned from them.
-    before = [m | {"weight": 0} if m["role"] == "assistant" else m for m in pair.messages]
-    ids, is_target = encode_chat([*before, answer], tokenizer, template, tools=pair.tools)
-    return Piece(np.array(ids, dtype=np.int64), np.array(is_target, dtype=np.bool_))
-
-
-def _check(
-    recipe: TrainRecipe, train: Sequence[Pair], validation: Sequence[Pair], dropped: int
-) -> None:
-    length = recipe.batch.sequence_length
-    if dropped and recipe.dataset.over_long == "refuse":
-        raise InvalidInput(
-            f"{dropped} pairs are longer than a row of {length} tokens (both answers together)",
-            next_step='set batch.sequence_length higher, or data.over_long="drop"',
-        )
-    for split, found in (("train", train), ("validation", validation)):
-        if not found:
-            raise InvalidInput(
-                f"the {split} split of {recipe.dataset.name} has no pair of at most {length} tokens"
-                f" ({dropped} are longer)",
-                next_step="set batch.sequence_length higher, or name a larger dataset",
-            )
 
 
 def _first_rows(rows: PairRows, count: int) -> list[Pair]:

@@ -15,29 +15,23 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from bessemer.core.errors import InvalidInput
 from bessemer.core.progress import Progress
-from bessemer.core.protocols import GenerateRequest, Sampling
+from bessemer.core.protocols import Engine, GenerateRequest, Sampling
 from bessemer.core.runs import write_atomically
-from bessemer.core.train_recipe import TrainRecipe
-from bessemer.data.chats import Chat
+from bessemer.core.train_recipe import MEASURED_STEPS, TrainRecipe
+from bessemer.data.chats import Chat, as_context
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.order import Order
-from bessemer.models.folder import load_decoder
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.task import Setting
 
 PIECE = 32
-MEASURED_STEPS = 5  # what the loop looks at before it knows the number of steps
 SPLITS: tuple[Split, ...] = ("validation", "train")
 FINISHED = "finished"
 
@@ -80,33 +74,40 @@ def read_answered(folder: Path, split: Split, chats: Sequence[Chat]) -> Answered
     return Answered(taught, [line for line, _ in kept], len(answers) - len(kept))
 
 
-def ask(setting: Setting, dtype: torch.dtype) -> dict[Split, Answered]:
+def ask(
+    recipe: TrainRecipe,
+    plan: Mapping[str, Any],
+    folder: Path,
+    tell: Callable[..., Any],
+    open_engine: Callable[[], Engine],
+) -> dict[Split, Answered]:
     """As many chats of the recipe's dataset as the run can use, with the teacher's answers.
 
     Args:
-        dtype: in which the teacher computes.
-
-    Raises:
-        InvalidInput: nobody handed in an engine, or the engine does not serve the teacher.
+        plan, folder: the run's own.
+        tell: writes an event.
+        open_engine: opens an engine over the teacher; called if there is anything to ask.
     """
-    folder = answers_folder(setting.folder, setting.recipe, setting.plan)
-    dataset = Dataset.open(setting.dataset_path())
+    kept = answers_folder(folder, recipe, plan)
+    dataset = Dataset.open(Path(plan["datasets"][recipe.dataset.name]["path"]))
     chats = {split: dataset.split(split) for split in SPLITS}
-    if not (folder / FINISHED).exists():
-        folder.mkdir(exist_ok=True)
-        _ask_all(setting, _Speaker(setting, dtype), folder, chats)
-        write_atomically(folder / FINISHED, b"")
-    return {split: read_answered(folder, split, chats[split]) for split in SPLITS}
+    if not (kept / FINISHED).exists():
+        kept.mkdir(exist_ok=True)
+        _ask_all(recipe, _Speaker(recipe, plan, open_engine()), kept, chats, tell)
+        write_atomically(kept / FINISHED, b"")
+    return {split: read_answered(kept, split, chats[split]) for split in SPLITS}
 
 
 def _ask_all(
-    setting: Setting, speaker: _Speaker, folder: Path, chats: Mapping[Split, Sequence[Chat]]
+    recipe: TrainRecipe,
+    speaker: _Speaker,
+    folder: Path,
+    chats: Mapping[Split, Sequence[Chat]],
+    tell: Callable[..., Any],
 ) -> None:
-    recipe = setting.recipe
-    row, step = recipe.batch.sequence_length, recipe.tokens_per_step
-    limit_s = recipe.minutes * 60 / 2 if recipe.steps is None else float("inf")
+    row, step, limit_s = recipe.batch.sequence_length, recipe.tokens_per_step, recipe.pass_limit_s
     wanted = {"validation": recipe.evaluation.rows * row, "train": (recipe.steps or 10**9) * step}
-    progress = Progress(setting.tell, "answers", "chats", 0, limit_s=limit_s)
+    progress = Progress(tell, "answers", "chats", 0, limit_s=limit_s)
     asked = 0
     for split in SPLITS:
         order = Order(
@@ -153,28 +154,22 @@ def _read(path: Path) -> list[Answer] | None:
 class _Speaker:
     """The teacher with its engine, and the student's way of writing what it says."""
 
-    def __init__(self, setting: Setting, dtype: torch.dtype) -> None:
-        recipe = setting.recipe
+    def __init__(self, recipe: TrainRecipe, plan: Mapping[str, Any], engine: Engine) -> None:
         assert recipe.distill is not None
-        if setting.engine_of is None:
-            raise InvalidInput(
-                "a teacher's text comes from an engine, and this run was started without one",
-                next_step='start it with `bessemer train`, or set distill.signal = "logits"',
-            )
         self._settings, self._seed = recipe.distill, recipe.seed
-        self._longest = recipe.batch.sequence_length
-        folder, student = setting.model_path(recipe.distill.teacher), setting.model_path()
-        self._tokenizer, self._template = Tokenizer.load(folder), ChatTemplate.load(folder)
+        self._longest, self._engine = recipe.batch.sequence_length, engine
+        teacher = Path(plan["models"][recipe.distill.teacher]["path"])
+        student = Path(plan["model"]["path"])
+        self._tokenizer, self._template = Tokenizer.load(teacher), ChatTemplate.load(teacher)
         self._student = Tokenizer.load(student), ChatTemplate.load(student)
-        network = load_decoder(folder, dtype).eval().requires_grad_(False)
-        self._context = network.config.context_length
-        self._engine = setting.engine_of(network)
 
     def answer(self, split: Split, chats: Mapping[int, Chat]) -> list[Answer]:
         """To the chats of a split by their lines, all at once."""
 
         async def all_of_them() -> list[Answer]:
-            return list(await asyncio.gather(*(self._say(split, *c) for c in chats.items())))
+            context = (await self._engine.info()).context_length
+            asked = (self._say(f"{split}-{line}", line, c, context) for line, c in chats.items())
+            return list(await asyncio.gather(*asked))
 
         return asyncio.run(all_of_them())
 
@@ -185,16 +180,16 @@ class _Speaker:
         ids = encode_chat(_with_answer(chat, text).messages, *self._student).ids
         return len(ids) if len(ids) <= self._longest else 0
 
-    async def _say(self, split: Split, line: int, chat: Chat) -> Answer:
+    async def _say(self, name: str, line: int, chat: Chat, context_length: int) -> Answer:
         before = _prompt(chat)
         if not before:
             return Answer(line, None)
         prompt = encode_prompt(before, self._tokenizer, self._template, chat.tools)
-        room = min(self._settings.answer_tokens, self._context - len(prompt))
+        room = min(self._settings.answer_tokens, context_length - len(prompt))
         if room < 1:
             return Answer(line, None)
         request = GenerateRequest(
-            request_id=f"{split}-{line}",
+            request_id=name,
             prompt_ids=prompt,
             max_tokens=room,
             sampling=Sampling(
@@ -217,7 +212,7 @@ def _prompt(chat: Chat) -> list[dict[str, Any]]:
 
 def _with_answer(chat: Chat, text: str) -> Chat:
     # Earlier answers are the dataset's: what the teacher saw, and nothing to learn.
-    before = [m | {"weight": 0} if m["role"] == "assistant" else m for m in _prompt(chat)]
+    before = as_context(_prompt(chat))
     return Chat(
         [*before, {"role": "assistant", "content": text}], chat.kind, chat.symbol, chat.tools
     )

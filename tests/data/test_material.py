@@ -14,21 +14,15 @@ from bessemer.core.recipes import load, loads
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.chats import chat_of
 from bessemer.data.corpus import Document, split_of
+from bessemer.data.document_splits import DocumentSplits, open_documents, open_tokenizer
+from bessemer.data.material import Material, chat_material, document_material
+from bessemer.data.pieces import encode_chats
 from bessemer.data.shards import TokenShards
 from bessemer.data.tokenizing import tokenize, write_splits
 from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train.material import (
-    DocumentSplits,
-    Material,
-    chat_material,
-    document_material,
-    encode_chats,
-    open_documents,
-    open_tokenizer,
-)
 from bessemer.train.objectives.language import bytes_of_tokens
 from tests.text.model_folder import CHATML, write_model_folder
 from tests.text.templates import BLOCKS
