@@ -34,7 +34,7 @@ from bessemer.train.objectives.grpo import (
     kl_estimate,
     open_grpo,
 )
-from bessemer.train.task import Setting
+from bessemer.train.task import Setting, target_logprobs
 from tests.train.test_loop import events, weights
 from tests.train.tiny import make_prompts, make_run
 
@@ -179,9 +179,7 @@ def test_loss_and_gradients_equal_trls_in_float64(
         return value_N.new_zeros(answers, width).masked_scatter(mask, value_N)
 
     def logprobs() -> Tensor:
-        from bessemer.train.objectives.grpo import _logprobs
-
-        return padded(_logprobs(decoder, batch))
+        return padded(target_logprobs(decoder, batch))
 
     columns = batch.columns
     told = TRLS[average] | {"beta": kl_weight, "epsilon": 0.2, "epsilon_high": 0.25}

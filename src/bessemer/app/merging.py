@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +11,9 @@ from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
 from bessemer.app.pull import need_torch, workspace_of
 from bessemer.core.digests import manifest_of
-from bessemer.core.errors import Conflict, InvalidInput, OutOfSpace
+from bessemer.core.errors import Conflict, InvalidInput
 from bessemer.core.principal import Principal
+from bessemer.core.space import refuse_if_full
 
 
 class Adapter(NamedTuple):
@@ -96,11 +96,7 @@ def _write_merged(base: Path, adapter: Path, workspace: Path) -> None:
 
     decoder = open_decoder(base)
     needed = 4 * sum(parameter.numel() for parameter in decoder.parameters())
-    free = shutil.disk_usage(workspace).free
-    if free < needed:
-        raise OutOfSpace(
-            f"the merged model needs {needed:,} bytes; {workspace.parent} has {free:,} free",
-            next_step="free some space and merge again",
-        )
+    again = "free some space and merge again"
+    refuse_if_full(workspace.parent, needed, "the merged model", again)
     merge_adapter(decoder, adapter)
     save_network(decoder, workspace, like=base)

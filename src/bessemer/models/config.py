@@ -32,6 +32,7 @@ _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"),
     *("head_dim", "context_length"),
 )
+HEAD_SIZE = 64  # of a new model
 _LARGEST_SIZE = 1 << 24  # beyond any model; a changed byte must not allocate the machine's memory
 
 
@@ -258,6 +259,31 @@ class ModelConfig:
         from bessemer.models.spelling import write
 
         return write(self, dtype)
+
+
+def new_config(
+    depth: int,
+    context_length: int,
+    *,
+    vocab_size: int,
+    bos_token_id: int | None,
+    eos_token_id: list[int],
+) -> ModelConfig:
+    """A Llama of `depth` layers: width 64 a layer, heads of 64, two query heads a key head."""
+    hidden = HEAD_SIZE * depth
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3 // HEAD_SIZE * HEAD_SIZE,
+        layers=depth,
+        heads=depth,
+        kv_heads=depth // 2 if depth % 2 == 0 else depth,
+        head_dim=HEAD_SIZE,
+        context_length=context_length,
+        tied=True,
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
+    )
 
 
 def read_tree(folder: Path) -> dict[str, Any]:

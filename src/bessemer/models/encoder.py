@@ -9,18 +9,17 @@ decoder it is flat over tokens: `attend` decides which token sees which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bessemer.core.errors import IntegrityError, InvalidInput
 from bessemer.core.protocols import Pooling
 from bessemer.models.attention import Attend
 from bessemer.models.encoder_config import EncoderConfig
-from bessemer.models.folder import FLOATS, count_names, read_headers, read_tensors
+from bessemer.models.folder import hold_against, read_headers, read_tensors
 
 
 class Embeddings(nn.Module):
@@ -174,24 +173,9 @@ def check_encoder(folder: Path) -> None:
     with torch.device("meta"):
         expected = {name: list(part.shape) for name, part in Encoder(config).state_dict().items()}
     found = {stored.name.removeprefix("bert."): stored for stored in read_headers(folder)}
-    missing = sorted(set(expected) - set(found))
-    surplus = list(_surplus(found, expected))
-    if missing or surplus:
-        raise IntegrityError(
-            f"the weights in {folder} do not fit its config.json: "
-            f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
-        )
-    for name, shape in expected.items():
-        stored = found[name]
-        if stored.dtype not in FLOATS:
-            raise InvalidInput(f"{name} holds {stored.dtype}; known are {', '.join(FLOATS)}")
-        if stored.shape != shape:
-            raise IntegrityError(f"{name} has shape {stored.shape}; config.json says {shape}")
+    hold_against(expected, found, folder, _may_be_ignored)
 
 
-def _surplus(found: object, expected: dict[str, list[int]]) -> Iterator[str]:
-    """What is there and not of the encoder; heads of pretraining and tables of numbers may be."""
-    assert isinstance(found, dict)
-    for name in sorted(set(found) - set(expected)):
-        if not name.startswith(("pooler.", "cls.")) and not name.endswith("position_ids"):
-            yield name
+def _may_be_ignored(name: str) -> bool:
+    """Heads of pretraining, and tables of numbers that follow from the rest."""
+    return name.startswith(("pooler.", "cls.")) or name.endswith("position_ids")

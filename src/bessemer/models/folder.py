@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,8 +96,23 @@ def check_weights(folder: Path, expected: dict[str, list[int]] | None = None) ->
             f"{folder} holds a reward model: it scores answers and writes none",
             next_step="see docs/guides/learn-preferences.md for what it is for",
         )
+    hold_against(expected, found, folder, lambda name: _may_be_ignored(name, config))
+
+
+def hold_against(
+    expected: Mapping[str, list[int]],
+    found: Mapping[str, StoredTensor],
+    folder: Path,
+    may_be_ignored: Callable[[str], bool],
+) -> None:
+    """Hold what is stored in a folder, by the network's names, against a network's shapes.
+
+    Raises:
+        IntegrityError: tensors are missing, left over or of another shape.
+        InvalidInput: one holds no numbers that mean anything by themselves.
+    """
     missing = sorted(set(expected) - set(found))
-    surplus = [n for n in found if n not in expected and not _may_be_ignored(n, config)]
+    surplus = [n for n in sorted(found) if n not in expected and not may_be_ignored(n)]
     if missing or surplus:
         raise IntegrityError(
             f"the weights in {folder} do not fit its config.json: "

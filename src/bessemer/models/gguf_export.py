@@ -11,7 +11,6 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and llama.cpp's con
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from bessemer import __version__
-from bessemer.core.errors import Conflict, IntegrityError, InvalidInput, OutOfSpace
+from bessemer.core.errors import Conflict, IntegrityError, InvalidInput
 from bessemer.core.runs import sync_folder
+from bessemer.core.space import refuse_if_full
 from bessemer.models.config import Family, Llama3Scaling, ModelConfig, YarnScaling
 from bessemer.models.decoder import Decoder
 from bessemer.models.folder import check_weights, read_tensors
@@ -182,12 +182,8 @@ def _check_target(path: Path, size_bytes: int) -> None:
         )
     if not path.parent.is_dir():
         raise InvalidInput(f"there is no folder {path.parent} to write {path.name} to")
-    free = shutil.disk_usage(path.parent).free
-    if free < size_bytes + _HEADER_ROOM_BYTES:
-        raise OutOfSpace(
-            f"{path.name} takes {size_bytes:,} bytes; {free:,} are free in {path.parent}",
-            next_step="free some space, or choose another --output FILE",
-        )
+    elsewhere = "free some space, or choose another --output FILE"
+    refuse_if_full(path.parent, size_bytes + _HEADER_ROOM_BYTES, path.name, elsewhere)
 
 
 def _describe(

@@ -44,7 +44,7 @@ from bessemer.train.output import write_output
 from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import greedy
 from bessemer.train.schedule import learning_rate
-from bessemer.train.task import Network, Setting
+from bessemer.train.task import Network, Setting, evaluating
 from bessemer.train.validation import validate
 from bessemer.train.weights import TrainedWeights
 
@@ -212,13 +212,10 @@ def judge(
     decoder: network.Trained, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
 ) -> dict[str, float]:
     """`loss` and every metric on the validation data."""
-    decoder.eval()  # dropout is for training
-    try:
+    with evaluating(decoder):
         if (task := schedule.reptile) is not None:
             return reptile.validate_adapted(decoder, weights, task)
         return validate(decoder, schedule, recipe.rows_at_once)
-    finally:
-        decoder.train()
 
 
 def measure_step_s(

@@ -30,8 +30,7 @@ from bessemer.core.runs import write_atomically
 from bessemer.core.train_recipe import MEASURED_STEPS, TrainRecipe
 from bessemer.data.pairs import PairMaterial, PairRows
 from bessemer.train.batch import MicroBatch, micro_batch
-from bessemer.train.loss import linear_logprobs
-from bessemer.train.task import Network, Setting, evaluating, hidden_states
+from bessemer.train.task import Network, Setting, evaluating, target_logprobs
 
 Table = NDArray[np.float64]
 
@@ -61,9 +60,7 @@ def covered_rows(folder: Path, rows: PairRows) -> int:
 
 def answer_logprobs(network: Network, batch: MicroBatch) -> Tensor:
     """ln p of the targets of each piece, summed over them, (pieces,); differentiable."""
-    logprob_N = linear_logprobs(
-        hidden_states(network, batch), network.head_weight, batch.sources_N, batch.targets_N
-    )
+    logprob_N = target_logprobs(network, batch)
     return logprob_N.new_zeros(len(batch.lengths)).index_add(0, batch.pieces_N, logprob_N)
 
 

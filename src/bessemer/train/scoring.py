@@ -12,9 +12,8 @@ from bessemer.core.train_sections import Precision
 from bessemer.data.packing import Piece, join
 from bessemer.models.folder import load_decoder
 from bessemer.train.batch import micro_batch
-from bessemer.train.loss import linear_logprobs
 from bessemer.train.precision import DTYPES
-from bessemer.train.task import hidden_states
+from bessemer.train.task import target_logprobs
 
 
 @torch.no_grad()
@@ -30,8 +29,5 @@ def trainer_logprobs(
     network = load_decoder(model, DTYPES[precision]).eval()
     ids = [np.array(text, dtype=np.int64) for text in texts]
     batch = micro_batch([join([Piece(each, np.ones(len(each), dtype=np.bool_)) for each in ids])])
-    logprob_N = linear_logprobs(
-        hidden_states(network, batch), network.head_weight, batch.sources_N, batch.targets_N
-    )
     lengths = [len(text) - 1 for text in texts]
-    return [part.tolist() for part in torch.split(logprob_N, lengths)]
+    return [part.tolist() for part in torch.split(target_logprobs(network, batch), lengths)]

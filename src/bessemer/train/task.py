@@ -21,7 +21,7 @@ from bessemer.models.attention import Attend
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.attention import BlockAttention
 from bessemer.train.batch import MicroBatch
-from bessemer.train.loss import LossSum
+from bessemer.train.loss import LossSum, linear_logprobs
 
 
 class Network(Protocol):
@@ -116,6 +116,12 @@ def hidden_states(network: Network, batch: MicroBatch) -> Tensor:
     windows = network.layer_windows
     attend = BlockAttention(batch.lengths, network.head_weight.dtype, windows)
     return network(batch.ids_T, batch.positions_T, attend)
+
+
+def target_logprobs(network: Network, batch: MicroBatch) -> Tensor:
+    """ln p of every target, (N,) in nats; differentiable."""
+    hidden_TD = hidden_states(network, batch)
+    return linear_logprobs(hidden_TD, network.head_weight, batch.sources_N, batch.targets_N)
 
 
 @contextmanager

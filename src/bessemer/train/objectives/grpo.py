@@ -45,10 +45,10 @@ from bessemer.models.config import ModelConfig
 from bessemer.models.lora import lora_layers, without_difference
 from bessemer.text.graders import Answer, Grader
 from bessemer.train.batch import MicroBatch, micro_batch
-from bessemer.train.loss import LossSum, Mean, linear_logprobs
+from bessemer.train.loss import LossSum, Mean
 from bessemer.train.rewards import open_rewards
 from bessemer.train.rollouts import Asked, Judged, Record, Rollout, sample
-from bessemer.train.task import Network, Setting, evaluating, hidden_states
+from bessemer.train.task import Network, Setting, evaluating, target_logprobs
 
 TINY = 1e-4
 OF_ANSWERS = ("reward", "finished", "decided", "answer_tokens")  # told as means over answers
@@ -152,7 +152,7 @@ class GrpoTask:
         if not torch.is_grad_enabled():  # judged by what it earns
             return LossSum(-columns["reward"].sum(), answers, metrics)
         settings = self._settings
-        logprob_N = _logprobs(network, batch)
+        logprob_N = target_logprobs(network, batch)
         engine_N = columns["engine"].to(logprob_N.dtype)
         old_N = columns["old"].to(logprob_N.dtype) if "old" in columns else logprob_N.detach()
         pieces_N = batch.pieces_N
@@ -192,7 +192,7 @@ class GrpoTask:
             judged_s = time.monotonic() - begin_s - sampled_s
             if settings.updates > 1:
                 judged = self._with(
-                    judged, "old", lambda b: _logprobs(cast(Network, self._network), b)
+                    judged, "old", lambda b: target_logprobs(cast(Network, self._network), b)
                 )
             if self._reference is not None:
                 judged = self._with(judged, "reference", self._reference)
@@ -320,17 +320,10 @@ def _reference(network: nn.Module) -> Callable[[MicroBatch], Tensor]:
     """ln p by the network as it is now, whatever becomes of it."""
     if not (layers := lora_layers(network)) or any(layer.lora_B.any() for layer in layers.values()):
         frozen = copy.deepcopy(network).requires_grad_(False).eval()
-        return lambda batch: _logprobs(cast(Network, frozen), batch)
+        return lambda batch: target_logprobs(cast(Network, frozen), batch)
 
     def without_lora(batch: MicroBatch) -> Tensor:
         with without_difference(layers):
-            return _logprobs(cast(Network, network), batch)
+            return target_logprobs(cast(Network, network), batch)
 
     return without_lora
-
-
-def _logprobs(network: Network, batch: MicroBatch) -> Tensor:
-    """ln p of every target, (N,)."""
-    return linear_logprobs(
-        hidden_states(network, batch), network.head_weight, batch.sources_N, batch.targets_N
-    )
