@@ -1,8 +1,8 @@
 """Attention as a function handed to the decoder: what each token may look at.
 
 The decoder computes queries, keys and values of T flat tokens and calls `attend(layer, q, k, v)`.
-Training hands in `PackedAttention`; an engine hands in one that also reads its KV cache; an
-encoder gets `WholeAttention`.
+`PackedAttention` is the plain way; training hands in a faster one (`train.attention`), an engine
+one that also reads its KV cache, and an encoder gets `WholeAttention`.
 
     T tokens   N documents   L longest document of a group   H heads   K kv heads   D head size
 """

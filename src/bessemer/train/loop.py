@@ -15,13 +15,11 @@ import contextlib
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.errors import RunFailed
-from bessemer.core.events import EventLog
 from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import dumps, load
 from bessemer.core.runs import RunFolder, StopRequested, write_atomically
@@ -42,10 +40,9 @@ from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output
 from bessemer.train.resuming import Moving, resume
-from bessemer.train.sample import greedy
+from bessemer.train.sample import write_sample
 from bessemer.train.schedule import learning_rate
 from bessemer.train.task import Network, Setting, evaluating
-from bessemer.train.validation import validate
 from bessemer.train.weights import TrainedWeights
 
 
@@ -79,7 +76,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
         # 2. The network, in the precision this machine is faster in.
         tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
         peak = precision.probe()
-        chosen = precision.choose(recipe.precision, peak)
+        chosen = peak.faster if recipe.precision == "auto" else recipe.precision
         decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
         if recipe.lora is None:
             prepare(decoder, recipe.moe)
@@ -215,7 +212,7 @@ def judge(
     with evaluating(decoder):
         if (task := schedule.reptile) is not None:
             return reptile.validate_adapted(decoder, weights, task)
-        return validate(decoder, schedule, recipe.rows_at_once)
+        return schedule.validate(decoder, recipe.rows_at_once)
 
 
 def measure_step_s(
@@ -236,19 +233,6 @@ def measure_step_s(
         weights.forget_gradients()
     torch.set_rng_state(rng)
     return statistics.median(durations_s[1:])  # the first one sets libraries up
-
-
-def write_sample(
-    log: EventLog, step: int, decoder: Any, schedule: Schedule, recipe: TrainRecipe
-) -> None:
-    """Let the network continue a prompt of its validation data, for people to read."""
-    task = schedule.tasks[0]
-    if not task.prompt:
-        return
-    prompt, count = list(task.prompt), recipe.evaluation.sample_tokens
-    answer = greedy(decoder, prompt, count, task.tokenizer.eos_ids)
-    decode = task.tokenizer.decode
-    log.write("sample", step=step, prompt=decode(prompt), text=decode(answer))
 
 
 def _speed(

@@ -1,4 +1,4 @@
-"""Which tasks a run has, and which rows of each go into a step."""
+"""Which tasks a run has, which rows of each go into a step, and what it is judged by."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.core.train_sections import Objective
 from bessemer.data.interleaving import Interleaving
-from bessemer.train.gradient import Part
+from bessemer.train.batch import micro_batches
+from bessemer.train.gradient import Part, add_up, combine
 from bessemer.train.objectives import (
     distillation,
     grpo,
@@ -21,7 +23,7 @@ from bessemer.train.objectives import (
     reptile,
     reward_model,
 )
-from bessemer.train.task import Setting, Task
+from bessemer.train.task import Network, Setting, Task
 
 
 class Schedule:
@@ -48,6 +50,17 @@ class Schedule:
             Part(task, task.rows(indices), len(indices) / recipe.batch.rows)
             for task, indices in ((self.tasks[s], found) for s, found in sorted(wanted.items()))
         ]
+
+    @torch.no_grad()
+    def validate(self, network: Network, rows_at_once: int) -> dict[str, float]:
+        """`loss` and every metric on the validation rows; in a mixture also each task's."""
+        of_tasks = []
+        for task, weight in zip(self.tasks, self.weights, strict=True):
+            batches = micro_batches(task.validation(), rows_at_once)
+            means = add_up([task.loss(network, batch) for batch in batches])
+            of_tasks.append((task.name, weight / sum(self.weights), means))
+        loss, metrics = combine(of_tasks)
+        return {"loss": loss, **metrics}
 
     @property
     def reptile(self) -> reptile.ReptileTask | None:

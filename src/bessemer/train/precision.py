@@ -6,7 +6,7 @@ The peak is what MFU is a share of: the best square matrix product, in the faste
 from __future__ import annotations
 
 import time
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -23,33 +23,23 @@ class MatmulPeak(NamedTuple):
 
     Attributes:
         bf16_gflops, fp32_gflops: at the size at which they are compared.
-        peak_gflops: the best of any size in the faster precision.
+        faster: the one that is worth its rounding.
+        peak_gflops: the best of any size in it.
     """
 
     bf16_gflops: float
     fp32_gflops: float
+    faster: Precision
     peak_gflops: float
-
-    @property
-    def faster(self) -> Precision:
-        return _faster(self.bf16_gflops, self.fp32_gflops)
 
 
 def probe(tries: int = 5) -> MatmulPeak:
     """Measure with the threads torch now has; takes about a quarter of a second."""
     bf16 = _gflops(torch.bfloat16, SMALL, tries)
     fp32 = _gflops(torch.float32, SMALL, tries)
-    dtype = DTYPES[_faster(bf16, fp32)]
-    return MatmulPeak(bf16, fp32, max(bf16, fp32, _gflops(dtype, LARGE, tries)))
-
-
-def choose(wanted: Literal["auto", "bf16", "fp32"], measured: MatmulPeak) -> Precision:
-    """The recipe's word, or what the machine is faster in."""
-    return measured.faster if wanted == "auto" else wanted
-
-
-def _faster(bf16_gflops: float, fp32_gflops: float) -> Precision:
-    return "bf16" if bf16_gflops > WORTHWHILE * fp32_gflops else "fp32"
+    faster: Precision = "bf16" if bf16 > WORTHWHILE * fp32 else "fp32"
+    peak = max(bf16, fp32, _gflops(DTYPES[faster], LARGE, tries))
+    return MatmulPeak(bf16, fp32, faster, peak)
 
 
 def _gflops(dtype: torch.dtype, size: int, tries: int) -> float:

@@ -6,8 +6,24 @@ from collections.abc import Container, Sequence
 
 import torch
 
+from bessemer.core.events import EventLog
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.train.attention import BlockAttention
+from bessemer.train.opening import Schedule
 from bessemer.train.task import Network
+
+
+def write_sample(
+    log: EventLog, step: int, decoder: Network, schedule: Schedule, recipe: TrainRecipe
+) -> None:
+    """Let the network continue a prompt of its validation data, for people to read."""
+    task = schedule.tasks[0]
+    if not task.prompt:
+        return
+    prompt, count = list(task.prompt), recipe.evaluation.sample_tokens
+    answer = greedy(decoder, prompt, count, task.tokenizer.eos_ids)
+    decode = task.tokenizer.decode
+    log.write("sample", step=step, prompt=decode(prompt), text=decode(answer))
 
 
 @torch.no_grad()
