@@ -19,7 +19,7 @@ from bessemer.models.foreign import load_foreign
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from bessemer.train.loop import train
-from tests.train.test_flops import LENGTHS, TARGETS, counted
+from tests.models.test_flops import LENGTHS, TARGETS, counted
 from tests.train.test_loop import events, same_bits
 from tests.train.tiny import RECIPE, TEMPLATE, make_dataset, make_model, make_run, questions
 from tests.train.tiny_pairs import make_pairs

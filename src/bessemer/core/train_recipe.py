@@ -108,7 +108,7 @@ class TrainRecipe(Frozen):
 
     @property
     def pass_limit_s(self) -> float:
-        """Time for a pass over the data before the first step: half of it where steps are open."""
+        """Of a pass over the data before the first step: half of `minutes` if steps are open."""
         return self.minutes * 60 / 2 if self.steps is None else math.inf
 
     @property

@@ -138,14 +138,11 @@ def _encode(
     for number, each in enumerate(preferences, start=1):
         before = as_context(each.messages)
         with at_line(number):
-            pairs.append(
-                Pair(
-                    *(
-                        piece_of([*before, answer], tokenizer, template, each.tools)
-                        for answer in (each.preferred, each.rejected)
-                    )
-                )
+            chosen, rejected = (
+                piece_of([*before, answer], tokenizer, template, each.tools)
+                for answer in (each.preferred, each.rejected)
             )
+        pairs.append(Pair(chosen, rejected))
     return pairs
 
 

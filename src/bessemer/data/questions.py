@@ -35,9 +35,8 @@ def questions(
         InvalidInput: a split has none, or some do not and the recipe says refuse.
     """
     assert recipe.grpo is not None
-    opened, tokenizer, template = (
-        Dataset.open(dataset), Tokenizer.load(model), ChatTemplate.load(model),
-    )  # fmt: skip
+    opened = Dataset.open(dataset)
+    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     longest = min(recipe.batch.sequence_length, context_length) - recipe.grpo.max_tokens
     found: dict[Split, Fitting[Question]] = {}
     for split in LEARNED:
