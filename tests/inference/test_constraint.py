@@ -190,7 +190,7 @@ def test_forced_tokens_are_those_that_would_be_drawn(speaker: Speaker, temperatu
     quick = speaker.chunks(schema(PERSON), sampling=sampling)
     slow = speaker.chunks(schema(PERSON), sampling=sampling, top_logprobs=0)
     assert max(len(chunk.ids) for chunk in quick) > 1
-    assert {len(chunk.ids) for chunk in slow} == {1}
+    assert all(len(chunk.logprobs or ()) == len(chunk.ids) for chunk in slow)
     assert [i for c in quick for i in c.ids] == [i for c in slow for i in c.ids]
     assert quick[-1].completion_tokens == slow[-1].completion_tokens
 

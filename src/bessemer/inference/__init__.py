@@ -1,10 +1,10 @@
 """Token ids in, token ids out, many requests at a time.
 
 The story of a request: `engine` takes it, `scheduler` admits it to a row of the `cache` and
-gives it a share of each step, `stepper` takes the step: `runner` computes it with the `prepared`
-network, `constraint` says which tokens may be next, `sampling` draws one of them. An encoder's
-steps are in `encoding`. `worker` is the process around an engine; `live` is an engine over a
-network that is being trained.
+gives it a share of each step, `speculation` guesses what may come next, `stepper` takes the step:
+`runner` computes it with the `prepared` network, `constraint` says which tokens may be next,
+`sampling` draws them. An encoder's steps are in `encoding`. `worker` is the process around an
+engine; `live` is an engine over a network that is being trained.
 """
 
 __all__ = [

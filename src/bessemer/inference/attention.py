@@ -1,10 +1,11 @@
 """Attention over the KV cache for one step's mix of decoding and prefilling sequences.
 
 Decoding sequences are one batched product over their rows, read in place; each prefilling
-sequence is one product over its own row.
+sequence is one product over its own row. A decoding sequence may bring proposed tokens along; all
+rows are then as wide as the widest.
 
-    T tokens   R rows   C tokens of a chunk   L places looked at
-    H heads    K kv heads   E head size   G = H + 2K
+    T tokens   R rows   W tokens of a decoding row   C tokens of a chunk   L places looked at
+    H heads    K kv heads   M = H / K heads that share one   E head size   G = H + 2K
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class BatchAttention:
     """An `AttendFused` for one step.
 
     Args:
-        decodes: spans of one token, sorted by row; their tokens come first among the T.
+        decodes: spans of few tokens, sorted by row; their tokens come first among the T.
         chunks: prefill spans; their tokens follow in this order.
     """
 
@@ -47,19 +48,24 @@ class BatchAttention:
         self._heads, self._kv_heads = config.heads, config.kv_heads
         self._cache = cache
         self._chunks = chunks
-        self._decodes = len(decodes)
+        self._decodes = sum(span.fresh for span in decodes)
         size = cache.context_length
+        # Where each token's keys and values go, in a layer's rows seen as one list of places.
         self._places_T = torch.tensor(
             [s.row * size + s.past + i for s in (*decodes, *chunks) for i in range(s.fresh)]
         )
         if decodes:
-            self._first, last = decodes[0].row, decodes[-1].row
-            rows, lengths = last - self._first + 1, [s.past + 1 for s in decodes]
-            self._longest = max(lengths)
-            self._slots = torch.tensor([s.row - self._first for s in decodes])
-            self._gaps = rows != len(decodes)
-            self._rows = rows
-            self._mask = _decode_mask(rows, self._slots.tolist(), lengths, dtype)
+            self._first = decodes[0].row
+            self._rows = decodes[-1].row - self._first + 1
+            self._width = max(span.fresh for span in decodes)
+            self._longest = max(span.past + span.fresh for span in decodes)
+            slots = [
+                (s.row - self._first) * self._width + i for s in decodes for i in range(s.fresh)
+            ]
+            self._slots = torch.tensor(slots)
+            self._gaps = self._rows * self._width != self._decodes
+            shared = self._heads // self._kv_heads
+            self._mask = _decode_mask(decodes, self._rows, self._width, shared, dtype)
 
     def __call__(self, layer: int, qkv_TGE: Tensor) -> Tensor:
         cache_RSGE = self._cache.layers_RSGE[layer]
@@ -74,24 +80,25 @@ class BatchAttention:
             start += span.fresh
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode(self, cache_RSGE: Tensor, q_RHE: Tensor) -> Tensor:
+    def _decode(self, cache_RSGE: Tensor, q_THE: Tensor) -> Tensor:
         """The heads that share a key-value head stand in for the query length, so that each
-        key is read once for all of them."""
+        key is read once for all of them, and for all tokens of a row."""
         keys = cache_RSGE[self._first : self._first + self._rows, : self._longest]
-        queries = q_RHE.view(len(q_RHE), self._kv_heads, -1, q_RHE.shape[-1])
+        queries = q_THE
         if self._gaps:
-            queries = queries.new_zeros(self._rows, *queries.shape[1:]).index_copy_(
-                0, self._slots, queries
+            queries = q_THE.new_zeros(self._rows * self._width, *q_THE.shape[1:]).index_copy_(
+                0, self._slots, q_THE
             )
+        queries = queries.view(self._rows, self._width, self._kv_heads, -1, q_THE.shape[-1])
         mixed = F.scaled_dot_product_attention(
-            queries,
+            queries.transpose(1, 2).flatten(2, 3),
             keys[:, :, : self._kv_heads].transpose(1, 2),
             keys[:, :, self._kv_heads :].transpose(1, 2),
             attn_mask=self._mask,
         )
-        if self._gaps:
-            mixed = mixed[self._slots]
-        return mixed.flatten(1, 2)
+        mixed = mixed.view(self._rows, self._kv_heads, self._width, -1, mixed.shape[-1])
+        mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1, 2)
+        return mixed[self._slots] if self._gaps else mixed
 
     def _prefill(self, cache_RSGE: Tensor, q_CHE: Tensor, span: Span) -> Tensor:
         kv_LGE = cache_RSGE[span.row, : span.past + span.fresh]
@@ -107,17 +114,21 @@ class BatchAttention:
 
 
 def _decode_mask(
-    rows: int, slots: Sequence[int], lengths: Sequence[int], dtype: torch.dtype
+    decodes: Sequence[Span], rows: int, width: int, shared: int, dtype: torch.dtype
 ) -> Tensor | None:
-    """(R, 1, 1, L): zero where a row may look, minus infinity beyond its length."""
-    longest = max(lengths)
-    if rows == len(lengths) and min(lengths) == longest:
+    """(R, 1, WM, L): zero where a token may look, minus infinity beyond itself."""
+    longest = max(span.past + span.fresh for span in decodes)
+    if width == 1 and rows == len(decodes) and min(s.past for s in decodes) + 1 == longest:
         return None
-    length_R = torch.ones(rows, dtype=torch.long)  # an idle row looks at one place, unread
-    length_R[list(slots)] = torch.tensor(lengths)
-    hidden_RL = torch.arange(longest) >= length_R[:, None]
-    mask_RL = torch.zeros(rows, longest, dtype=dtype).masked_fill_(hidden_RL, float("-inf"))
-    return mask_RL[:, None, None, :]
+    seen_RW = torch.ones(rows, width, dtype=torch.long)  # what nobody reads looks at one place
+    for span in decodes:
+        ends = torch.arange(span.past + 1, span.past + span.fresh + 1)
+        seen_RW[span.row - decodes[0].row, : span.fresh] = ends
+    hidden_RWL = torch.arange(longest) >= seen_RW[:, :, None]
+    mask_RWL = torch.zeros(hidden_RWL.shape, dtype=dtype).masked_fill_(hidden_RWL, float("-inf"))
+    if width == 1:
+        return mask_RWL[:, None]
+    return mask_RWL.repeat_interleave(shared, 1)[:, None]
 
 
 def _chunk_mask(span: Span, dtype: torch.dtype) -> Tensor:

@@ -29,6 +29,7 @@ from bessemer.inference.prepared import PreparedDecoder
 from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
+from bessemer.inference.speculation import Guesses, PromptLookup
 from bessemer.inference.stepper import Stepper
 from bessemer.inference.unprepared import UnpreparedDecoder
 from bessemer.models.encoder import load_encoder
@@ -40,7 +41,8 @@ from bessemer.models.folder import load_decoder
 class EngineSettings:
     """How much an engine may take on.
 
-    `kv_bytes` bounds what idle and newly admitted sequences keep in the cache.
+    `kv_bytes` bounds what idle and newly admitted sequences keep in the cache. `guesses` says who
+    proposes tokens that come next (see `speculation`).
     """
 
     precision: precisions.Precision = "auto"
@@ -49,6 +51,7 @@ class EngineSettings:
     context_length: int | None = None
     kv_bytes: int = 1 << 30
     chunk_tokens: int = 256
+    guesses: Guesses = "ngram"
 
 
 class NativeEngine:
@@ -247,6 +250,7 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
         max_waiting=settings.max_waiting,
         chunk_tokens=settings.chunk_tokens,
         pooling=own_pooling(folder),
+        drafter=PromptLookup() if settings.guesses == "ngram" else None,
     )
 
 

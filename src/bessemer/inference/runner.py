@@ -48,9 +48,10 @@ class Runner:
         """Compute the step and fill rows, scores and vectors.
 
         Returns:
-            For each sequence that may draw its next token now, its scores (V,), float32.
+            For each sequence that may draw its next token now, scores (N, V) in float32 or better:
+            of the next token, then of the one after each proposed token.
         """
-        shares = [*(Share(s, 1) for s in step.decodes), *step.chunks]
+        shares = [*step.decodes, *step.chunks]
         spans = [_span(share) for share in shares]
         ids_T = torch.tensor(
             [t for sh, sp in zip(shares, spans, strict=True) for t in _tokens(sh, sp)]
@@ -94,16 +95,19 @@ class Runner:
             sequence.row.scores[place : place + len(targets_N)] = scores_N.numpy()
 
     def _next_scores(self, shares: list[Share], hidden_TD: Tensor) -> dict[EngineSequence, Tensor]:
-        ends = np.cumsum([share.tokens for share in shares]) - 1
+        ends = np.cumsum([share.tokens for share in shares])
         ready = [
-            (share.sequence, int(end))
+            (share.sequence, range(int(end) - 1 - len(share.sequence.proposed), int(end)))
             for share, end in zip(shares, ends, strict=True)
-            if share.sequence.wanted == "tokens" and share.sequence.todo == 0
+            if share.sequence.wanted == "tokens" and share.sequence.todo <= 0
         ]
         if not ready:
             return {}
-        logits_NV = self._model.logits(hidden_TD[[end for _, end in ready]])
-        return dict(zip((sequence for sequence, _ in ready), logits_NV.unbind(0), strict=True))
+        logits_NV = self._model.logits(
+            hidden_TD[[place for _, places in ready for place in places]]
+        )
+        parts = torch.split(logits_NV, [len(places) for _, places in ready])
+        return dict(zip((sequence for sequence, _ in ready), parts, strict=True))
 
 
 def _span(share: Share) -> Span:
@@ -113,4 +117,5 @@ def _span(share: Share) -> Span:
 
 
 def _tokens(share: Share, span: Span) -> list[int]:
-    return share.sequence.ids[span.past : span.past + span.fresh]
+    ids = share.sequence.ids[span.past : span.past + span.fresh]
+    return ids + share.sequence.proposed[: span.fresh - len(ids)]

@@ -26,12 +26,14 @@ class Share(NamedTuple):
 
 
 class Step(NamedTuple):
-    decodes: list[EngineSequence]
+    """`decodes` are of one token and what was proposed after it, sorted by row."""
+
+    decodes: list[Share]
     chunks: list[Share]
 
     @property
     def tokens(self) -> int:
-        return len(self.decodes) + sum(share.tokens for share in self.chunks)
+        return sum(share.tokens for share in (*self.decodes, *self.chunks))
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Counters:
     cached_tokens: int = 0
     computed_tokens: int = 0
     completion_tokens: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
     expired: int = 0
@@ -89,8 +93,9 @@ class Scheduler:
         self.drop_cancelled()
         self._drop_expired()
         self._preempt()
-        decodes = sorted((s for s in self.running if s.decoding), key=_row_index)
-        budget = self.chunk_tokens - len(decodes)
+        decoding = sorted((s for s in self.running if s.decoding), key=_row_index)
+        decodes = [Share(sequence, 1 + len(sequence.proposed)) for sequence in decoding]
+        budget = self.chunk_tokens - sum(share.tokens for share in decodes)
         chunks: list[Share] = []
         for sequence in self.running:
             if not sequence.decoding and budget > 0:
@@ -107,12 +112,17 @@ class Scheduler:
         self._count(step)
         return step
 
+    @property
+    def room(self) -> int:
+        """Tokens that memory has place for beyond the next one of every running sequence."""
+        return self.cache.budget_tokens - self.cache.busy_tokens - len(self.running)
+
     def finish(self, sequence: EngineSequence) -> None:
         """Take it out of the running and free its row."""
         self.running.remove(sequence)
         assert sequence.row is not None
         self.cache.release(sequence.row)
-        sequence.row = None
+        sequence.row, sequence.proposed = None, []
 
     def drop_cancelled(self) -> None:
         """Forget sequences that nobody waits for."""
@@ -184,7 +194,7 @@ class Scheduler:
 
     def _count(self, step: Step) -> None:
         self.counters.steps += 1
-        for sequence, tokens in (*((s, 1) for s in step.decodes), *step.chunks):
+        for sequence, tokens in (*step.decodes, *step.chunks):
             self.counters.computed_tokens += tokens
             self.waiting.charge(sequence.client, tokens)
 

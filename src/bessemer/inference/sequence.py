@@ -21,7 +21,8 @@ Send = Callable[[str, Any], None]
 class EngineSequence:
     """`ids` grows as tokens are drawn; `row` is its place in the cache while it runs.
 
-    `matcher` says which token may be next, where the request has a constraint.
+    `matcher` says which token may be next, where the request has a constraint. `proposed` are
+    tokens that may come next, to be checked by the step that computes the last one of `ids`.
     """
 
     ids: list[int]
@@ -32,6 +33,7 @@ class EngineSequence:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     drawn: int = 0
+    proposed: list[int] = field(default_factory=list)
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
     cancelled: bool = False

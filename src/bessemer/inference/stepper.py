@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bessemer.core.errors import BessemerError, InvalidInput
-from bessemer.core.protocols import FinishReason, Pooling, TokenChunk
+from bessemer.core.protocols import FinishReason, Pooling, TokenChunk, TokenLogprob
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.runner import Runner, ServedModel
 from bessemer.inference.sampling import adjusted, draw, logprobs_of
 from bessemer.inference.scheduler import Counters, Scheduler, Step
 from bessemer.inference.sequence import EngineSequence
+from bessemer.inference.speculation import Drafter, Speculation
 
 
 class Occupancy(NamedTuple):
@@ -29,6 +32,17 @@ class Occupancy(NamedTuple):
     running: int
     waiting: int
     max_running: int
+
+
+@dataclass
+class _News:
+    """What one step drew for one sequence."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_id: int | None = None
+    stop_logprob: float | None = None
 
 
 class Stepper:
@@ -42,12 +56,14 @@ class Stepper:
         max_waiting: int,
         chunk_tokens: int,
         pooling: Pooling = "mean",
+        drafter: Drafter | None = None,
     ) -> None:
         self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
         self._vocabulary = model.config.vocab_size
         self._pooling: Pooling = pooling
         self._precision = precisions.name_of(model.dtype)
         self._runner = Runner(model, cache)
+        self._speculation = Speculation(drafter) if drafter is not None else None
 
     @property
     def idle(self) -> bool:
@@ -84,10 +100,12 @@ class Stepper:
 
     def step(self) -> bool:
         """Take the next step; False if there is nothing to do."""
+        start = time.perf_counter()
+        if self._speculation is not None:
+            self._speculation.propose(self.scheduler.running, self.scheduler.room)
         step = self.scheduler.next_step()
         if step is None:
             return False
-        start = time.perf_counter()
         self._take(step)
         speed = step.tokens / (time.perf_counter() - start)
         self.scheduler.tokens_per_s += 0.1 * (speed - self.scheduler.tokens_per_s)
@@ -110,61 +128,94 @@ class Stepper:
                 sequence.send("error", error)
 
     def _take(self, step: Step) -> None:
-        for sequence, logits_V in self._runner.run(step).items():
-            self._extend(sequence, logits_V)
+        for sequence, logits_NV in self._runner.run(step).items():
+            self._extend(sequence, logits_NV)
         for share in step.chunks:
             if share.sequence.wanted != "tokens" and share.sequence.todo == 0:
                 self._complete(share.sequence)
 
-    def _extend(self, sequence: EngineSequence, logits_V: Tensor) -> None:
-        """Draw one token, tell of it, and end the sequence if it was the last."""
+    def _extend(self, sequence: EngineSequence, logits_NV: Tensor) -> None:
+        """Draw for as long as what was proposed is what is drawn, then tell of it."""
+        assert sequence.row is not None
+        proposed, right = sequence.proposed, 0
+        sequence.proposed = []
+        news, fault = _News(), None
+        try:
+            while news.finish_reason is None:
+                ids = self._draw(sequence, logits_NV[right], news)
+                matched = _common_prefix(ids, proposed[right:])
+                right += matched
+                if matched < len(ids):
+                    break
+        except InvalidInput as error:
+            fault = error
+        row, wrong = sequence.row, len(proposed) - right
+        row.computed = min(row.computed - wrong, len(row.tokens))
+        self.scheduler.counters.proposed_tokens += len(proposed)
+        self.scheduler.counters.accepted_tokens += right
+        self._tell(sequence, news, fault)
+
+    def _draw(self, sequence: EngineSequence, logits_V: Tensor, news: _News) -> list[int]:
+        """Draw one token, and take with it what can only follow; the sequence grows unless the
+        last token is among them.
+
+        Raises:
+            InvalidInput: as `Matcher.masked`.
+        """
         request = sequence.request
         assert request is not None and sequence.row is not None
         answer_ids = sequence.ids[sequence.prompt_tokens :]
         scores_V = adjusted(logits_V, request.sampling, request.prompt_ids, answer_ids)
         matcher = sequence.matcher
-        try:
-            if matcher is not None:
-                scores_V = matcher.masked(scores_V, sequence.stop_ids)
-            token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
-            stopped = token in sequence.stop_ids
-            ids = [] if stopped else [token]
-            if matcher is not None and not stopped:
-                # Log-probabilities of tokens nobody computes scores for could not be told.
-                room = request.max_tokens - sequence.drawn if request.top_logprobs is None else 1
-                ids = matcher.take(token, room, sequence.stop_ids)
-        except InvalidInput as error:
-            self._refuse(sequence, error)
-            return
+        if matcher is not None:
+            scores_V = matcher.masked(scores_V, sequence.stop_ids)
+        token = draw(scores_V, request.sampling, sequence.seed, sequence.drawn)
+        stopped = token in sequence.stop_ids
+        ids = [] if stopped else [token]
+        if matcher is not None and not stopped:
+            # Log-probabilities of tokens nobody computes scores for could not be told.
+            room = request.max_tokens - sequence.drawn if request.top_logprobs is None else 1
+            ids = matcher.take(token, room, sequence.stop_ids)
         sequence.drawn += len(ids) + stopped
         self.scheduler.counters.completion_tokens += len(ids) + stopped
-        reason: FinishReason | None = None
         if stopped or (matcher is not None and matcher.done):
-            reason = "stop"
+            news.finish_reason = "stop"
         elif sequence.drawn >= request.max_tokens:
-            reason = "length"
+            news.finish_reason = "length"
         else:
             sequence.ids.extend(ids)
             sequence.row.tokens.extend(ids)
-        logprobs = stop_logprob = None
+        news.ids += ids
         if request.top_logprobs is not None:
-            logprobs = [logprobs_of(logits_V, t, request.top_logprobs) for t in ids]
-            if stopped:
-                stop_logprob = logprobs_of(logits_V, token, 0).logprob
+            news.logprobs += [logprobs_of(logits_V, t, request.top_logprobs) for t in ids]
+        if stopped:
+            news.stop_id = token
+            if request.top_logprobs is not None:
+                news.stop_logprob = logprobs_of(logits_V, token, 0).logprob
+        return ids
+
+    def _tell(self, sequence: EngineSequence, news: _News, fault: InvalidInput | None) -> None:
+        """Send what one step drew, and end the sequence if that is its end."""
+        request = sequence.request
+        assert request is not None
         chunk = TokenChunk(
-            ids=ids,
-            logprobs=logprobs,
-            finish_reason=reason,
-            stop_id=token if stopped else None,
-            stop_logprob=stop_logprob,
+            ids=news.ids,
+            logprobs=None if request.top_logprobs is None else news.logprobs,
+            finish_reason=news.finish_reason,
+            stop_id=news.stop_id,
+            stop_logprob=news.stop_logprob,
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens,
             completion_tokens=sequence.drawn,
         )
-        if reason is not None:
+        if fault is not None or news.finish_reason is not None:
             self.scheduler.finish(sequence)
-        if not sequence.cancelled:
+        if sequence.cancelled:
+            return
+        if news.ids or news.finish_reason is not None:
             sequence.send("chunk", chunk)
+        if fault is not None:
+            sequence.send("error", fault)
 
     def _check_constraint(self, sequence: EngineSequence) -> None:
         constraint = sequence.request.constraint if sequence.request else None
@@ -177,12 +228,6 @@ class Stepper:
             )
         sequence.stop_ids |= sequence.matcher.eos_ids
 
-    def _refuse(self, sequence: EngineSequence, error: InvalidInput) -> None:
-        """End a running sequence with an error."""
-        self.scheduler.finish(sequence)
-        if not sequence.cancelled:
-            sequence.send("error", error)
-
     def _complete(self, sequence: EngineSequence) -> None:
         assert sequence.row is not None
         if sequence.wanted == "scores":
@@ -191,3 +236,8 @@ class Stepper:
             result = torch.nn.functional.normalize(sequence.vector_sum, dim=0).tolist()
         self.scheduler.finish(sequence)
         sequence.send("result", result)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(left), len(right)))
