@@ -120,6 +120,7 @@ def _parse() -> argparse.Namespace:
     for name in ("--model", "--digest", "--socket"):
         parser.add_argument(name, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--guesses", default="ngram", help="taken, and left alone")
     parser.add_argument("--step-s", type=float, default=0.0, help="time each token takes")
     parser.add_argument("--most-running", type=int, default=8)
     parser.add_argument("--log", help="append each operation to this file, one JSON a line")

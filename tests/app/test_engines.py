@@ -238,4 +238,5 @@ def test_the_native_command_names_model_digest_socket_and_threads(tmp_path: Path
     assert command[4:] == [
         "--model", "none", "--digest", model().digest,
         "--socket", str(tmp_path / "s"), "--threads", "3",
+        "--guesses", "ngram",
     ]  # fmt: skip

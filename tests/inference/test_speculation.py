@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import GenerateRequest, Sampling, TokenChunk
 from bessemer.inference import speculation
 from bessemer.inference.cache import KVCache
@@ -266,3 +267,35 @@ def test_as_much_is_guessed_as_makes_most_tokens_in_the_time(rates: list[float],
     # What opening costs is asked of the first token alone, so little is left on the table.
     assert chosen >= best * (1 - speculation.OPENING_COST)
     assert chosen >= speed((0,) * len(rates)) - 1e-12
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("draft", ["llama", "llama3", "gpt2"])
+async def test_a_draft_model_gives_the_same_answers(draft: str, way: str, tiny: Tiny) -> None:
+    """The model itself is always right; another one is nearly always wrong."""
+    prompts = [ids_of(n, n) for n in (3, 40, 9, 21, 33, 7)]  # more than rows
+    answers = []
+    for guesses in ("off", tiny(draft)):
+        async with engine_over(tiny("llama"), guesses=guesses, chunk_tokens=16) as engine:
+            asked = [request(ids, 40, **WAYS[way]) for ids in prompts]
+            answers.append([await collect(engine, asked[0])])
+            answers[-1] += await asyncio.gather(*(collect(engine, one) for one in asked))
+            counters = engine.counters
+    for left, right in zip(*answers, strict=True):
+        same(left, right)
+    assert 0 <= counters.accepted_tokens <= counters.proposed_tokens
+    if draft == "llama" and way not in ("stopped", "with log-probabilities"):
+        assert counters.accepted_tokens > 0.8 * counters.proposed_tokens > 0
+
+
+async def test_a_draft_of_another_vocabulary_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIGS["llama"], vocab_size=VOCABULARY + 1)
+    save_decoder(Decoder(config), tmp_path)
+    with pytest.raises(InvalidInput, match=r"98 rows.*97 rows"):
+        async with engine_over(tiny("llama"), guesses=tmp_path):
+            pass
+    short = dataclasses.replace(CONFIGS["llama"], context_length=50)
+    save_decoder(Decoder(short), tmp_path)
+    with pytest.raises(InvalidInput, match=r"50 tokens.*96"):
+        async with engine_over(tiny("llama"), guesses=tmp_path):
+            pass

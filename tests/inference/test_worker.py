@@ -44,7 +44,8 @@ async def ready(process: Process) -> None:
 
 async def test_serves_its_life_through_a_socket(tiny: Tiny, tmp_path: Path) -> None:
     socket = tmp_path / "s"
-    async with worker(tiny("llama"), socket, "--precision", "fp64") as process:
+    draft = ("--guesses", str(tiny("llama3")))
+    async with worker(tiny("llama"), socket, "--precision", "fp64", *draft) as process:
         await ready(process)
         client = await EngineClient.connect(socket)
         assert (await client.info()).model_digest == "sha256:x"

@@ -19,12 +19,14 @@ LOADING_WAIT_S = 60.0
 FAILED_REST_S = 30.0
 
 
-def worker_command(model: NamedModel, socket: Path, threads: int) -> list[str]:
-    """The native engine's command line."""
+def worker_command(
+    model: NamedModel, socket: Path, threads: int, guesses: str | Path = "ngram"
+) -> list[str]:
+    """The native engine's command line; `guesses` is `off`, `ngram` or a draft model's folder."""
     return [
         *(sys.executable, "-P", "-m", "bessemer.inference.worker"),
         *("--model", str(model.path), "--digest", model.digest),
-        *("--socket", str(socket), "--threads", str(threads)),
+        *("--socket", str(socket), "--threads", str(threads), "--guesses", str(guesses)),
     ]
 
 

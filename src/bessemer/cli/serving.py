@@ -8,10 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from bessemer.app import models
 from bessemer.app.catalog import DEFAULT_MODEL
-from bessemer.app.engines import EnginePool
+from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.keys import KeyRing
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
@@ -32,6 +34,7 @@ class Service:
 
     Args:
         preload: models to load at once; others load when they are first asked for.
+        guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model's folder.
         started: called with the base URL and a one-time login URL once requests are answered.
 
     Raises:
@@ -47,12 +50,14 @@ class Service:
         threads: int,
         preload: Sequence[NamedModel] = (),
         hosts: Sequence[str] = (),
+        guesses: str | Path = "ngram",
         started: Callable[[str, str], None],
     ) -> None:
         self._platform = platform
         self._preload = preload
         self._threads = threads
-        self._pool = EnginePool(platform, threads)
+        command = partial(worker_command, guesses=guesses)
+        self._pool = EnginePool(platform, threads, command=command)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
         serving = PoolServing(platform, self._pool)
@@ -119,3 +124,14 @@ def models_to_load(platform: Platform, names: Sequence[str]) -> list[NamedModel]
     known = models.list_models(platform, principal)
     default = [model for model in known if model.name == DEFAULT_MODEL]
     return default or known[:1]
+
+
+def guesses_of(platform: Platform, said: str) -> str | Path:
+    """`off`, `ngram`, or the folder of the model of this name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if said in ("off", "ngram"):
+        return said
+    return models.find_model(platform, platform.local_principal(), said).path

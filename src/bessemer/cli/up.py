@@ -15,8 +15,19 @@ import click
 @click.option(
     "--allow-host", "hosts", multiple=True, help="Another name browsers may use for this server."
 )
+@click.option(
+    "--guesses",
+    default="ngram",
+    show_default=True,
+    help="Who guesses tokens ahead: off, ngram, or a smaller MODEL with the same vocabulary.",
+)
 def command(
-    host: str, port: int, names: tuple[str, ...], threads: int | None, hosts: tuple[str, ...]
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    threads: int | None,
+    hosts: tuple[str, ...],
+    guesses: str,
 ) -> None:
     """Start the server: API, console, engines, job queue.
 
@@ -26,7 +37,7 @@ def command(
     """
     from bessemer.app.machine import usable_cores
     from bessemer.app.platform import Platform
-    from bessemer.cli.serving import Service, models_to_load
+    from bessemer.cli.serving import Service, guesses_of, models_to_load
 
     with Platform.open() as platform, platform.home.lock():
         preload = models_to_load(platform, names)
@@ -37,6 +48,7 @@ def command(
             threads=threads or usable_cores(),
             preload=preload,
             hosts=hosts,
+            guesses=guesses_of(platform, guesses),
             started=_welcome,
         )
         if not preload:

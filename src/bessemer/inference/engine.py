@@ -19,19 +19,22 @@ from typing import Any
 
 import torch
 
-from bessemer.core.errors import BessemerError, EngineUnavailable
+from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.constraint import Compiler, Matcher
+from bessemer.inference.draft_model import DraftModel, check_vocabularies
 from bessemer.inference.encoding import EncoderStepper
 from bessemer.inference.prepared import PreparedDecoder
 from bessemer.inference.prepared_encoder import PreparedEncoder
+from bessemer.inference.runner import ServedModel
 from bessemer.inference.scheduler import Counters
 from bessemer.inference.sequence import EngineSequence
-from bessemer.inference.speculation import Guesses, PromptLookup
+from bessemer.inference.speculation import Drafter, Guesses, PromptLookup
 from bessemer.inference.stepper import Stepper
 from bessemer.inference.unprepared import UnpreparedDecoder
+from bessemer.models.decoder import Decoder
 from bessemer.models.encoder import load_encoder
 from bessemer.models.encoder_config import is_encoder, own_pooling
 from bessemer.models.folder import load_decoder
@@ -42,7 +45,7 @@ class EngineSettings:
     """How much an engine may take on.
 
     `kv_bytes` bounds what idle and newly admitted sequences keep in the cache. `guesses` says who
-    proposes tokens that come next (see `speculation`).
+    proposes tokens that come next (see `speculation`): `ngram`, or a folder with a draft model.
     """
 
     precision: precisions.Precision = "auto"
@@ -51,7 +54,7 @@ class EngineSettings:
     context_length: int | None = None
     kv_bytes: int = 1 << 30
     chunk_tokens: int = 256
-    guesses: Guesses = "ngram"
+    guesses: Guesses | Path = "ngram"
 
 
 class NativeEngine:
@@ -235,22 +238,58 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
         encoder = PreparedEncoder(load_encoder(folder, dtype))
         return EncoderStepper(encoder, min(longest, encoder.config.context_length))
     decoder = load_decoder(folder, dtype)
-    plain = decoder.config.is_plain
-    model = PreparedDecoder(decoder) if plain else UnpreparedDecoder(decoder.eval())
-    cache = KVCache(
-        model.config,
-        model.dtype,
-        rows=settings.max_running,
-        context_length=min(longest, model.config.context_length),
-        kv_bytes=settings.kv_bytes,
-    )
+    model = _served(decoder)
+    cache = _cache(model, settings, longest)
     return Stepper(
         model,
         cache,
         max_waiting=settings.max_waiting,
         chunk_tokens=settings.chunk_tokens,
         pooling=own_pooling(folder),
-        drafter=PromptLookup() if settings.guesses == "ngram" else None,
+        drafter=_drafter(folder, decoder, settings, cache.context_length),
+    )
+
+
+def _drafter(
+    folder: Path, decoder: Decoder, settings: EngineSettings, context_length: int
+) -> Drafter | None:
+    if isinstance(settings.guesses, str):
+        return PromptLookup() if settings.guesses == "ngram" else None
+    draft = load_decoder(settings.guesses, decoder.embedding_weight.dtype)
+    sizes = (decoder.config.vocab_size, draft.config.vocab_size)
+    check_vocabularies(folder, settings.guesses, sizes)
+    if draft.config.context_length < context_length:
+        raise InvalidInput(
+            f"the draft model reads {draft.config.context_length} tokens, and the model it is to"
+            f" guess for {context_length}",
+            next_step="choose a draft with as long a context",
+        )
+    model = _served(draft)
+    return DraftModel(
+        model,
+        _cache(model, settings, context_length),
+        vocabulary=sizes[0],
+        cost=_parameters(draft) / _parameters(decoder),
+        chunk_tokens=settings.chunk_tokens,
+    )
+
+
+def _served(decoder: Decoder) -> PreparedDecoder | UnpreparedDecoder:
+    plain = decoder.config.is_plain
+    return PreparedDecoder(decoder) if plain else UnpreparedDecoder(decoder.eval())
+
+
+def _parameters(decoder: Decoder) -> int:
+    return sum(parameter.numel() for parameter in decoder.parameters())
+
+
+def _cache(model: ServedModel, settings: EngineSettings, longest: int) -> KVCache:
+    return KVCache(
+        model.config,
+        model.dtype,
+        rows=settings.max_running,
+        context_length=min(longest, model.config.context_length),
+        kv_bytes=settings.kv_bytes,
     )
 
 

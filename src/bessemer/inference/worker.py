@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         max_waiting=options.max_waiting,
         context_length=options.context_length,
         kv_bytes=options.kv_bytes,
+        guesses=options.guesses,
     )
     try:
         engine = NativeEngine.open(options.model, options.digest, settings)
@@ -59,6 +60,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-running", type=int, default=32, help="sequences computed together")
     parser.add_argument("--max-waiting", type=int, default=256, help="sequences that may queue")
     parser.add_argument("--context-length", type=int, help="serve less than the model's context")
+    parser.add_argument(
+        "--guesses",
+        default="ngram",
+        type=lambda said: said if said in ("off", "ngram") else Path(said),
+        help="off, ngram, or the folder of a draft model",
+    )
     parser.add_argument("--kv-bytes", type=int, default=1 << 30, help="memory for the KV cache")
     return parser.parse_args(arguments)
 
