@@ -76,6 +76,15 @@ MEANING = {
     " `allowed_tools`",
     "parallel_tool_calls": "default true; false allows one call",
     "logprobs": "chat: true or false; completions: how many alternatives",
+    "prompt_logprobs": "**extension**, as in vLLM: of each prompt token, by id, its `logprob`,"
+    " `rank` and `decoded_token`, with so many of the likeliest in its place; null for the first."
+    " Not streamed. The prompt is then computed whole, whatever the prefix cache holds",
+    "timeout": "**extension**: seconds that the request is given, waiting included; then it ends"
+    " with 504 `deadline_exceeded`, or that error as the last event of its stream",
+    "echo": "the answer begins with the prompt; with `logprobs` its tokens are told of as well, and"
+    " `max_tokens` 0 tells of nothing else",
+    "best_of": "so many answers are made for each prompt, all of them counted, and the `n` with the"
+    " highest log-probability per token (its end included) returned, best first; not streamed",
     "top_logprobs": "with `logprobs`",
 }
 # Beyond the tree of `core.errors`.
@@ -98,7 +107,8 @@ DIFFERENCES = """\
   400 `unsupported_parameter`; an unknown one gives 400 `unknown_parameter`.
 - A prompt is never cut. If prompt and `max_tokens` do not fit the model, the answer is 400
   `context_length_exceeded` with all the numbers.
-- `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` are extensions. So is `state` of
+- `top_k`, `min_p`, `repetition_penalty`, `structured_outputs`, `prompt_logprobs` and `timeout` are
+  extensions. So is `state` of
   a model: `stopped` (the first request will load it), `loading`, `ready` or `failed`.
 - A request for a model that is loading waits for it, for up to a minute; then it gets 503
   `engine_loading`. A request whose engine dies gets 503 `engine_unavailable`, or that error as the
@@ -203,7 +213,7 @@ def api_page() -> str:
             f"At most {chat_request.MAX_MESSAGES:,} messages. A message with a name, audio or"
             " images is refused.",
             "## POST /v1/completions",
-            *_parameter_tables(completion_request.CompletionBody, completion_request._NEUTRAL),
+            *_parameter_tables(completion_request.CompletionBody, {}),
             "## POST /v1/embeddings",
             *_parameter_tables(embeddings_request.EmbeddingBody, {}),
             "Any model makes vectors: encoders (`bessemer pull all-minilm-l6-v2`) as they were"

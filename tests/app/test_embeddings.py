@@ -20,7 +20,13 @@ from bessemer.app.embeddings import (
     EngineEmbedder,
     embed,
 )
-from bessemer.core.errors import Busy, ContextLengthExceeded, InvalidInput, PermissionDenied
+from bessemer.core.errors import (
+    Busy,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidInput,
+    PermissionDenied,
+)
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import Pooling
 from bessemer.text.bpe import train_bpe
@@ -162,3 +168,30 @@ async def test_vectors_need_the_scope_of_chat(tokenizer: Tokenizer) -> None:
     someone = Principal("org", "p", "u", frozenset({"chat"}))
     assert len((await embed(serving, someone, "m", request)).vectors) == 1
     assert engine.clients == {"u"}, "they wait in their own line"
+
+
+class StillEngine(FakeEngine):
+    """Never answers, and notes who stopped waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    async def embed(
+        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+    ) -> list[float]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left += 1
+        raise AssertionError("unreachable")
+
+
+async def test_vectors_that_are_late_are_not_waited_for(tokenizer: Tokenizer) -> None:
+    engine = StillEngine()
+    serving = FakeServing({}, embedders={"m": EngineEmbedder(engine, tokenizer, 16)})
+    somebody = Principal("org", "p", "u", frozenset({"chat"}))
+    asked = EmbedRequest(inputs=["a", "b"], deadline_s=0.05)
+    with pytest.raises(DeadlineExceeded, match=r"0\.05 s were given"):
+        await embed(serving, somebody, "m", asked)
+    assert engine.left == 2

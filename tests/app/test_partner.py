@@ -14,6 +14,7 @@ from bessemer.core.errors import (
     BessemerError,
     Busy,
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineUnavailable,
     InvalidInput,
     NotFound,
@@ -188,6 +189,20 @@ async def test_silence_is_not_waited_for_forever() -> None:
     async with partner_over(responder, timeouts=Timeouts(silence_s=0.2)) as partner:
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             await deltas_of(partner, request())
+
+
+async def test_a_request_to_a_partner_ends_when_its_time_has_passed() -> None:
+    responder = FakeResponder(hold_after=1)
+    async with partner_over(responder) as partner:
+        with pytest.raises(DeadlineExceeded, match=r"0\.2 s were given"):
+            await deltas_of(partner, request(deadline_s=0.2))
+
+
+@pytest.mark.parametrize("field", [{"echo": True}, {"prompt_logprobs": 0}])
+async def test_what_not_every_partner_knows_is_refused(field: dict[str, Any]) -> None:
+    async with partner_over(FakeResponder()) as partner:
+        with pytest.raises(InvalidInput, match=next(iter(field))):
+            await deltas_of(partner, request(**field))
 
 
 async def test_nobody_at_the_address() -> None:

@@ -95,16 +95,6 @@ def test_a_suffix_is_handed_on(suffix: str | None, asked: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("echo", True), ("best_of", 3)],
-)
-def test_what_would_change_the_answer_is_refused_by_name(field: str, value: object) -> None:
-    answer = complete(app_of(FakeResponder()), **{field: value})
-    assert answer.status == 400
-    assert (answer.error["code"], answer.error["param"]) == ("unsupported_parameter", field)
-
-
-@pytest.mark.parametrize(
     "fields", [{"echo": False}, {"suffix": None}, {"best_of": 1}, {"user": "me"}]
 )
 def test_neutral_values_are_accepted(fields: dict[str, object]) -> None:

@@ -6,11 +6,13 @@ of the home, a fake serves tests. Not here: HTTP, and how an engine turns messag
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bessemer.app.deadline import within
 from bessemer.app.embeddings import EmbeddingServing
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
@@ -96,7 +98,12 @@ class Reply(AsyncIterator[Delta]):
     async def _run(
         self, serving: Serving, principal: Principal, model: str, request: ChatRequest
     ) -> AsyncGenerator[Delta, None]:
-        responder = await serving.responder(principal, model)
+        began_s = time.monotonic()
+        async with within(request.deadline_s, "before the model was ready"):
+            responder = await serving.responder(principal, model)
+        if request.deadline_s is not None:
+            left_s = request.deadline_s - (time.monotonic() - began_s)
+            request = msgspec.structs.replace(request, deadline_s=max(0.0, left_s))
         self.model_digest = responder.model_digest
         async with closing(responder.respond(request)) as deltas:
             async for delta in deltas:

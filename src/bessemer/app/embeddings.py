@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from bessemer.app.deadline import within
 from bessemer.core.errors import ContextLengthExceeded, InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import Engine, Pooling
@@ -31,13 +32,15 @@ LONG_CHARS = 20_000
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`inputs` are texts, or token ids taken as they are; `client` is who asks, for the queue.
 
-    `dimensions` keeps the first so many numbers of each vector, brought to unit length again.
+    `dimensions` keeps the first so many numbers of each vector, brought to unit length again. All
+    of it is given `deadline_s` seconds.
     """
 
     inputs: Sequence[str | Sequence[int]]
     dimensions: int | None = None
     pooling: Pooling | None = None
     client: str = ""
+    deadline_s: float | None = None
 
 
 class Embedded(NamedTuple):
@@ -71,12 +74,14 @@ async def embed(
     Raises:
         PermissionDenied: without the scope `chat`.
         ModelNotFound: no such name for this principal.
+        DeadlineExceeded: there was not time enough.
         BessemerError: as `EngineEmbedder.embed`.
     """
     principal.require(EMBED_SCOPE)
     client = principal.key_id or principal.owner_id
-    embedder = await serving.embedder(principal, model)
-    return await embedder.embed(msgspec.structs.replace(request, client=client))
+    async with within(request.deadline_s, "before all vectors were made"):
+        embedder = await serving.embedder(principal, model)
+        return await embedder.embed(msgspec.structs.replace(request, client=client))
 
 
 class EngineEmbedder:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from bessemer.core.errors import (
     BessemerError,
     Busy,
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineUnavailable,
     InvalidInput,
     NotFound,
@@ -65,8 +67,11 @@ class Partner:
 
     model_digest: str | None = None
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, model: str, timeouts: Timeouts
+    ) -> None:
         self._session = session
+        self._timeouts = timeouts
         self._base_url = base_url.rstrip("/")
         self._model = model
 
@@ -87,14 +92,9 @@ class Partner:
             model: the name over there.
         """
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=timeouts.connect_s, sock_read=timeouts.silence_s
-        )
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(
-            headers=headers, timeout=limits, connector=connector
-        ) as session:
-            yield cls(session, base_url, model)
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+            yield cls(session, base_url, model, timeouts)
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator closes the connection.
@@ -102,21 +102,49 @@ class Partner:
         Raises:
             ContextLengthExceeded, NotFound, InvalidInput: as the partner says of the request.
             Busy: it is full, with its own `Retry-After`.
+            DeadlineExceeded: the request's own time has passed.
             EngineUnavailable: it cannot be reached, is silent, refuses our key, or broke off.
         """
+        _refuse_unheard(request)
         path = "completions" if request.prompt is not None else "chat/completions"
         url = f"{self._base_url}/{path}"
+        began_s = time.monotonic()
         try:
-            async with self._session.post(url, json=_body(self._model, request)) as answer:
+            body = _body(self._model, request)
+            async with self._session.post(url, json=body, timeout=self._limits(request)) as answer:
                 if answer.status != 200:
                     raise _refusal(answer, await _first_of(answer))
                 async with contextlib.aclosing(_deltas(answer)) as deltas:
                     async for delta in deltas:
                         yield delta
         except TimeoutError as fault:
+            if request.deadline_s is not None and time.monotonic() - began_s >= request.deadline_s:
+                raise DeadlineExceeded(
+                    f"{request.deadline_s:.3g} s were given to this request, and they passed"
+                    " before the partner's answer was whole",
+                    next_step="give it more time, or ask for fewer tokens",
+                ) from fault
             raise _unavailable(f"{url} did not answer in time ({fault})") from fault
         except aiohttp.ClientError as fault:
             raise _unavailable(f"{url} cannot be reached, or broke off: {fault}") from fault
+
+    def _limits(self, request: ChatRequest) -> aiohttp.ClientTimeout:
+        connect_s, silence_s = self._timeouts
+        return aiohttp.ClientTimeout(
+            total=request.deadline_s, sock_connect=connect_s, sock_read=silence_s
+        )
+
+
+def _refuse_unheard(request: ChatRequest) -> None:
+    """What no partner is asked, because not every one of them would answer it in a stream."""
+    unheard = {"echo": request.echo, "prompt_logprobs": request.prompt_logprobs is not None}
+    for field, asked in unheard.items():
+        if asked:
+            raise InvalidInput(
+                f"a partner's model cannot be asked for '{field}'",
+                next_step="ask a model that is served here",
+                param=field,
+            )
 
 
 async def _deltas(answer: aiohttp.ClientResponse) -> AsyncGenerator[Delta, None]:

@@ -14,7 +14,7 @@ import msgspec
 
 from bessemer.app.call_transcript import CallTranscript
 from bessemer.app.streams import closing
-from bessemer.app.transcript import Transcript
+from bessemer.app.transcript import Transcript, read_prompt
 from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import (
     ChatRequest,
@@ -23,6 +23,8 @@ from bessemer.core.protocols import (
     Engine,
     GenerateRequest,
     Message,
+    PromptRead,
+    TokenChunk,
 )
 from bessemer.text.chat_encoding import encode_prompt
 from bessemer.text.chat_template import ChatTemplate
@@ -69,21 +71,25 @@ class EngineResponder:
             ContextLengthExceeded: naming the context, the prompt's tokens and what was asked for.
             InvalidInput: messages for a model without a template; ids that are no tokens; a
                 constraint that cannot be held to.
-            Busy, EngineUnavailable: as the engine says.
+            Busy, DeadlineExceeded, EngineUnavailable: as the engine says.
         """
         prompt_ids = await self._prompt_ids(request)
         asked = self._generate_request(request, prompt_ids)
         transcript = self._transcript(request, len(prompt_ids))
         last: Delta | None = None
+        is_first = True
         async with closing(self._engine.generate(asked)) as chunks:
             async for chunk in chunks:
                 if chunk.finish_reason == "cancelled":
                     break
                 delta = transcript.take(chunk)
+                if is_first:
+                    delta = self._opened(request, prompt_ids, chunk, delta)
+                    is_first = False
                 if delta.finish_reason:
                     last = delta
                     break
-                if delta.text or delta.tool_calls or delta.logprobs:
+                if delta.text or delta.tool_calls or delta.logprobs or delta.prompt:
                     yield delta
         # After the block: the engine stops working before the last words are on their way.
         if last is None:
@@ -103,7 +109,23 @@ class EngineResponder:
             top_logprobs=request.top_logprobs,
             client=request.client,
             constraint=self._constraint(request),
+            deadline_s=request.deadline_s,
+            prompt_logprobs=request.prompt_logprobs,
         )
+
+    def _opened(
+        self, request: ChatRequest, prompt_ids: list[int], chunk: TokenChunk, delta: Delta
+    ) -> Delta:
+        """The first delta, with what was asked for of the prompt."""
+        found, text = chunk.prompt_logprobs, delta.text
+        if request.echo:
+            given = request.prompt
+            said = given if isinstance(given, str) else self._tokenizer.decode(prompt_ids)
+            text = said + text
+        if found is None:
+            return msgspec.structs.replace(delta, text=text)
+        read = PromptRead(read_prompt(self._tokenizer, prompt_ids, found), request.echo)
+        return msgspec.structs.replace(delta, text=text, prompt=read)
 
     def _transcript(self, request: ChatRequest, prompt_tokens: int) -> Transcript | CallTranscript:
         if _tools_of(request) is None:
@@ -129,9 +151,9 @@ class EngineResponder:
     def _max_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:
         asked = request.max_tokens
         left = self._context_length - prompt_tokens
-        if left < (asked or 1):
+        if left < (1 if asked is None else asked):
             raise self._too_long(request, prompt_tokens, str(prompt_tokens))
-        return asked or left
+        return left if asked is None else asked
 
     def _too_long(
         self, request: ChatRequest, prompt_tokens: int, counted: str

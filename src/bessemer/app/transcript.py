@@ -7,12 +7,22 @@ Not here: asking the engine (`responder`) and the shapes of any API (`gateway`).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bessemer.core.protocols import Delta, TextLogprob, TokenChunk, TokenLogprob, Usage
+import msgspec
+
+from bessemer.core.protocols import (
+    Delta,
+    PromptToken,
+    TextLogprob,
+    TokenChunk,
+    TokenLogprob,
+    Usage,
+)
 from bessemer.text.detokenizer import Detokenizer
 from bessemer.text.stop_strings import StopStrings
 from bessemer.text.tokenizer import Tokenizer
@@ -52,14 +62,14 @@ class Transcript:
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
         self._tokens = 0
+        self._logprobs: list[float] = []
 
     def take(self, chunk: TokenChunk) -> Delta:
         """The news of one chunk; with `finish_reason` and `usage` when the answer is over.
 
         A stop string ends it with "stop", whatever the engine says of the same chunk, and counts
-        every token the engine made up to then.
+        every token up to the one that completed it.
         """
-        self._tokens += len(chunk.ids)
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
         text = "".join(self._texts(chunk))
         self._sent += len(text)
@@ -69,6 +79,7 @@ class Transcript:
             logprobs=None if chunk.logprobs is None else self._release(finish_reason is not None),
             finish_reason=finish_reason,
             usage=self.usage(chunk) if finish_reason else None,
+            mean_logprob=self._mean_logprob(chunk) if finish_reason else None,
         )
 
     def _texts(self, chunk: TokenChunk) -> list[str]:
@@ -76,9 +87,11 @@ class Transcript:
         for number, token_id in enumerate(chunk.ids):
             if self._stopped:
                 return texts
+            self._tokens += 1
             piece = self._detokenizer.push(token_id)
             if chunk.logprobs is not None:
                 self._place(chunk.logprobs[number])
+                self._logprobs.append(chunk.logprobs[number].logprob)
             texts.append(self._admit(piece))
         if chunk.finish_reason and not self._stopped:
             texts.append(self._admit(self._detokenizer.flush()))
@@ -130,6 +143,31 @@ class Transcript:
         """The counts up to `chunk`, the last one that was taken."""
         return Usage(
             prompt_tokens=chunk.prompt_tokens or self._prompt_tokens,
-            completion_tokens=chunk.completion_tokens if chunk.finish_reason else self._tokens,
+            completion_tokens=self._tokens if self._stopped else self._counted(chunk),
             cached_tokens=self._cached_tokens,
         )
+
+    def _counted(self, chunk: TokenChunk) -> int:
+        return chunk.completion_tokens if chunk.finish_reason else self._tokens
+
+    def _mean_logprob(self, chunk: TokenChunk) -> float | None:
+        found = list(self._logprobs)
+        if chunk.stop_logprob is not None and not self._stopped:
+            found.append(chunk.stop_logprob)
+        return math.fsum(found) / len(found) if found else None
+
+
+def read_prompt(
+    tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[TokenLogprob]
+) -> list[PromptToken]:
+    """A prompt's tokens as text, from the log-probabilities of all of them but the first."""
+
+    def told(id_: int, found: TokenLogprob | None) -> PromptToken:
+        shown = b"" if tokenizer.is_special(id_) else tokenizer.token_bytes(id_)
+        token = PromptToken(id_, tokenizer.token_text(id_), list(shown))
+        if found is None:
+            return token
+        top = [(other, tokenizer.token_text(other), logprob) for other, logprob in found.top]
+        return msgspec.structs.replace(token, logprob=found.logprob, rank=found.rank, top=top)
+
+    return [told(id_, found) for id_, found in zip(ids, (None, *logprobs), strict=True)]

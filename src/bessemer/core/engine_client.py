@@ -106,6 +106,10 @@ class EngineClient:
         number, inbox = self._open(op, **body)
         try:
             return await self._next(inbox)
+        except asyncio.CancelledError:
+            if self.alive:
+                self._writer.write(encode_frame({"op": "cancel", "id": number}))
+            raise
         finally:
             del self._inboxes[number]
 

@@ -65,7 +65,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     because only text knows them. Under a `constraint` the answer also ends where nothing can
     follow, and a stop id is drawn only where the answer may end. `client` says in whose line it
     waits: the engine serves clients evenly. After `deadline_s` seconds, waiting included, it ends
-    with DeadlineExceeded.
+    with DeadlineExceeded. `prompt_logprobs` asks for log-probabilities of the prompt's tokens, with
+    so many alternatives; only with it `max_tokens` may be 0.
     """
 
     request_id: str
@@ -77,21 +78,27 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
     client: str = ""
     deadline_s: float | None = None
+    prompt_logprobs: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural log-probability of one token, before temperature and truncation."""
+    """Natural log-probability of one token, before temperature and truncation.
+
+    `rank` is 1 for the likeliest; it is told of a prompt's tokens.
+    """
 
     id: int
     logprob: float
     top: Sequence[tuple[int, float]] = ()
+    rank: int | None = None
 
 
 class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     """New tokens of one request. The last chunk has `finish_reason` and the exact counts.
 
     `stop_id` is the one of the request's `stop_ids` that ended the answer, if one did; its
-    log-probability is told where those of tokens were asked for.
+    log-probability is told where those of tokens were asked for. `prompt_logprobs` are of the
+    prompt's tokens but the first, in the first chunk.
     """
 
     ids: Sequence[int]
@@ -99,6 +106,7 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     stop_id: int | None = None
     stop_logprob: float | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -186,7 +194,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     With a `suffix` the answer is what stands between the prompt (text, then) and it. `tools` are
     functions with JSON Schemas, as OpenAI spells them too; without any, nothing is called. `client`
-    is who asks, for the engine's fair queue.
+    is who asks, for the engine's fair queue. `echo` begins the answer with the prompt;
+    `prompt_logprobs` asks for the prompt's tokens with so many alternatives. After `deadline_s`
+    seconds the answer ends with DeadlineExceeded.
     """
 
     request_id: str
@@ -202,6 +212,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: Sequence[Message] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
+    echo: bool = False
+    prompt_logprobs: int | None = None
+    deadline_s: float | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +234,27 @@ class TextLogprob(msgspec.Struct, frozen=True):
     top: Sequence[tuple[str, float, Sequence[int]]] = ()
 
 
+class PromptToken(msgspec.Struct, frozen=True):
+    """One token of a prompt as text; the first one has no log-probability.
+
+    `top` are ids, texts and log-probabilities, likeliest first.
+    """
+
+    id: int
+    token: str
+    bytes: Sequence[int]
+    logprob: float | None = None
+    rank: int | None = None
+    top: Sequence[tuple[int, str, float]] = ()
+
+
+class PromptRead(msgspec.Struct, frozen=True):
+    """A prompt's tokens; `echoed` means that the delta's text begins with them."""
+
+    tokens: Sequence[PromptToken]
+    echoed: bool = False
+
+
 class ToolCallDelta(msgspec.Struct, frozen=True):
     """A piece of call number `index`: first its id and name, then its arguments, JSON in pieces."""
 
@@ -234,13 +268,19 @@ AnswerEnd = Literal["stop", "length", "tool_calls"]
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """New text and pieces of calls. The last one has `finish_reason` and `usage`."""
+    """New text and pieces of calls. The last one has `finish_reason` and `usage`.
+
+    `prompt` comes with the first one where it was asked for. `mean_logprob` is that of the answer's
+    tokens, its end included, and comes with the last one where log-probabilities were asked for.
+    """
 
     text: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TextLogprob] | None = None
     finish_reason: AnswerEnd | None = None
     usage: Usage | None = None
+    prompt: PromptRead | None = None
+    mean_logprob: float | None = None
 
 
 class Responder(Protocol):

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from bessemer.app.chat import Reply, Serving, respond
 from bessemer.core.principal import Principal
-from bessemer.gateway.choices import Choice, Piece, interleave, total_usage
+from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
 from bessemer.gateway.exchange import Exchange
 from bessemer.gateway.parameters import Ask
 from bessemer.gateway.shapes import Heading, Shape
@@ -45,7 +45,12 @@ async def _whole(
     async for index, delta in pieces:
         choices[index].take(delta)
     heading = Heading.new(shape.prefix, ask.model, replies[0].model_digest)
-    await exchange.send_json(200, shape.whole(heading, choices, total_usage(choices, ask.n)))
+    usage = total_usage(choices, ask.candidates)
+    best = best_of(choices, ask.n, ask.candidates)
+    for choice in best:
+        if not ask.says_logprobs:
+            choice.logprobs.clear()
+    await exchange.send_json(200, shape.whole(heading, best, usage))
 
 
 async def _stream(

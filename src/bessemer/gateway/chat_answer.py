@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from bessemer.core.protocols import Delta, TextLogprob, ToolCallDelta, Usage
 from bessemer.gateway.choices import Choice
-from bessemer.gateway.shapes import Heading, MaybeUsage, UsageShape
+from bessemer.gateway.shapes import Heading, MaybePrompt, MaybeUsage, UsageShape, prompt_shape
 
 
 class TopLogprob(msgspec.Struct):
@@ -74,6 +74,7 @@ class ChatCompletion(msgspec.Struct):
     system_fingerprint: str | UnsetType
     choices: list[AnswerChoice]
     usage: UsageShape
+    prompt_logprobs: MaybePrompt
 
 
 class DeltaShape(msgspec.Struct, omit_defaults=True):
@@ -122,6 +123,7 @@ class ChatShape:
                 for index, choice in enumerate(choices)
             ],
             usage=UsageShape.of(usage),
+            prompt_logprobs=prompt_shape(choices[0].prompt),
         )
         return msgspec.json.encode(answer)
 

@@ -111,6 +111,7 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
     body = decode(_decoder, raw)
     refuse_unless_neutral(body, _NEUTRAL)
     include_usage = body.include_usage()
+    body.check_prompt_logprobs()
     n = body.n or 1
     constraint = constraint_of(body.response_format, body.structured_outputs)
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
@@ -129,10 +130,13 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
             tools=tools,
             tool_choice=choice,
             parallel_tool_calls=_may_be_parallel(body),
+            # The prompt is the same for all of them.
+            prompt_logprobs=None if index else body.prompt_logprobs,
+            deadline_s=body.timeout,
         )
         for index in range(n)
     ]
-    return Ask(body.model, requests, n, bool(body.stream), include_usage)
+    return Ask(body.model, requests, n, bool(body.stream), include_usage, candidates=n)
 
 
 def _message(message: ChatMessage, place: str) -> Message:

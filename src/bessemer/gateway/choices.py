@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bessemer.app.chat import Reply
-from bessemer.core.protocols import AnswerEnd, Delta, TextLogprob, ToolCallDelta, Usage
+from bessemer.core.protocols import AnswerEnd, Delta, PromptRead, TextLogprob, ToolCallDelta, Usage
 
 
 class Piece(NamedTuple):
@@ -31,6 +32,8 @@ class Choice:
     finish_reason: AnswerEnd | None = None
     usage: Usage | None = None
     pieces: list[ToolCallDelta] = field(default_factory=list)
+    prompt: PromptRead | None = None
+    mean_logprob: float | None = None
 
     @property
     def text(self) -> str:
@@ -56,6 +59,27 @@ class Choice:
         self.logprobs.extend(delta.logprobs or ())
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
+        self.prompt = delta.prompt or self.prompt
+        if delta.mean_logprob is not None:
+            self.mean_logprob = delta.mean_logprob
+
+
+def best_of(choices: Sequence[Choice], n: int, candidates: int) -> list[Choice]:
+    """Of each prompt's candidates the `n` with the highest log-probability per token, best first.
+
+    An answer without a single token is the last; equal ones keep their order.
+    """
+    if candidates == n:
+        return list(choices)
+    best: list[Choice] = []
+    for start in range(0, len(choices), candidates):
+        ranked = sorted(choices[start : start + candidates], key=_logprob, reverse=True)
+        best += ranked[:n]
+    return best
+
+
+def _logprob(choice: Choice) -> float:
+    return -math.inf if choice.mean_logprob is None else choice.mean_logprob
 
 
 def total_usage(choices: Sequence[Choice], n: int) -> Usage:

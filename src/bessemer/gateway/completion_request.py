@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -15,8 +14,8 @@ from bessemer.gateway.decoding import decode
 from bessemer.gateway.parameters import (
     MAX_CHOICES,
     Ask,
+    Choices,
     Parameters,
-    refuse_unless_neutral,
 )
 
 # OpenAI's default, kept for the clients that count on it.
@@ -29,15 +28,10 @@ class CompletionBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     prompt: str | list[str | int | list[int]]
     suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    # They would change the answer.
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     echo: bool | None = None
-    best_of: int | None = None
+    best_of: Choices | None = None
 
-
-_NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "echo": (False,),
-    "best_of": (1,),
-}
 
 _decoder = msgspec.json.Decoder(CompletionBody)
 
@@ -45,25 +39,80 @@ _decoder = msgspec.json.Decoder(CompletionBody)
 def parse_completion(raw: bytes, request_id: str) -> Ask:
     """Raises InvalidInput (and its kinds): what is wrong, and in which field."""
     body = decode(_decoder, raw)
-    refuse_unless_neutral(body, _NEUTRAL)
     include_usage = body.include_usage()
-    n = body.n or 1
+    body.check_prompt_logprobs()
+    _check_echo(body)
+    n, candidates = body.n or 1, _candidates(body)
     constraint = constraint_of(body.structured_outputs)
-    prompts = [prompt for prompt in _prompts(body.prompt, n) for _ in range(n)]
+    prompts = [p for p in _prompts(body.prompt, candidates) for _ in range(candidates)]
+    ranked = candidates > n
     requests = [
         ChatRequest(
             request_id=f"{request_id}-{index}",
             prompt=prompt,
             suffix=body.suffix or None,
-            max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
-            sampling=body.sampling(index % n),
+            max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+            sampling=body.sampling(index % candidates),
             stop=body.stops(),
-            top_logprobs=body.logprobs,
+            top_logprobs=0 if ranked and body.logprobs is None else body.logprobs,
             constraint=constraint,
+            echo=bool(body.echo),
+            prompt_logprobs=body.logprobs if body.echo else body.prompt_logprobs,
+            deadline_s=body.timeout,
         )
         for index, prompt in enumerate(prompts)
     ]
-    return Ask(body.model, requests, n, bool(body.stream), include_usage)
+    return Ask(
+        body.model,
+        requests,
+        n,
+        bool(body.stream),
+        include_usage,
+        candidates=candidates,
+        says_logprobs=body.logprobs is not None,
+    )
+
+
+def _candidates(body: CompletionBody) -> int:
+    """How many answers are made for each prompt.
+
+    Raises:
+        InvalidInput: fewer than are to be returned, or a stream: which is best is known at the end.
+    """
+    n = body.n or 1
+    if body.best_of is None or body.best_of == n:
+        return n
+    if body.best_of < n:
+        raise InvalidInput(
+            f"'best_of' is {body.best_of}, and n = {n} answers are to be returned: it must be at"
+            " least n.",
+            param="best_of",
+        )
+    if body.stream:
+        raise InvalidInput(
+            f"'best_of' = {body.best_of} of n = {n} cannot be streamed: which answers are the best"
+            " is known at the end.",
+            param="best_of",
+        )
+    return body.best_of
+
+
+def _check_echo(body: CompletionBody) -> None:
+    """Raises InvalidInput for what 'echo' does not go with, and for no tokens at all without it."""
+    if body.echo and body.suffix:
+        raise InvalidInput("'echo' does not go with 'suffix'.", param="echo")
+    if body.echo and body.prompt_logprobs is not None:
+        raise InvalidInput(
+            "'echo' with 'logprobs' tells of the prompt's tokens; leave out 'prompt_logprobs'.",
+            param="prompt_logprobs",
+        )
+    reads = body.prompt_logprobs is not None or (body.echo and body.logprobs is not None)
+    if body.max_tokens == 0 and not reads:
+        raise InvalidInput(
+            "'max_tokens' 0 is for who reads the prompt: with 'echo' and 'logprobs', or with"
+            " 'prompt_logprobs'.",
+            param="max_tokens",
+        )
 
 
 def _prompts(prompt: str | list[str | int | list[int]], n: int) -> list[Prompt]:
@@ -82,7 +131,7 @@ def _prompts(prompt: str | list[str | int | list[int]], n: int) -> list[Prompt]:
         )
     if len(prompt) * n > MAX_CHOICES:
         raise InvalidInput(
-            f"{len(prompt)} prompts with n = {n} are {len(prompt) * n} answers; "
+            f"{len(prompt)} prompts with {n} each are {len(prompt) * n} answers; "
             f"the limit is {MAX_CHOICES} a request.",
             param="prompt",
         )

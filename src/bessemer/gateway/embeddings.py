@@ -15,18 +15,20 @@ from bessemer.app.embeddings import Embedded, EmbedRequest
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import Pooling
 from bessemer.gateway.decoding import decode
+from bessemer.gateway.parameters import Seconds
 
 Encoding = Literal["float", "base64"]
 
 
 class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`pooling` is an extension."""
+    """`pooling` and `timeout` are extensions."""
 
     model: str
     input: str | list[str | int | list[int]]
     encoding_format: Encoding | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     pooling: Pooling | None = None
+    timeout: Seconds | None = None
     user: str | None = None
 
 
@@ -63,7 +65,10 @@ def parse_embedding(raw: bytes) -> EmbeddingAsk:
     """Raises InvalidInput (and its kinds): what is wrong, and in which field."""
     body = decode(_decoder, raw)
     request = EmbedRequest(
-        inputs=_inputs(body.input), dimensions=body.dimensions, pooling=body.pooling
+        inputs=_inputs(body.input),
+        dimensions=body.dimensions,
+        pooling=body.pooling,
+        deadline_s=body.timeout,
     )
     return EmbeddingAsk(body.model, request, body.encoding_format or "float")
 

@@ -31,6 +31,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
 
@@ -43,8 +44,8 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields both requests have; null is the same as absent.
 
-    `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` are extensions, spelled as
-    other servers do.
+    `top_k`, `min_p`, `repetition_penalty`, `structured_outputs` and `prompt_logprobs` are
+    extensions, spelled as other servers do; `timeout` is one of ours.
     """
 
     model: str
@@ -64,6 +65,8 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] | None = None
     user: str | None = None
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    timeout: Seconds | None = None
 
     def sampling(self, choice: int) -> Sampling:
         """Of choice number `choice`: with a seed, each choice of `n` has one of its own."""
@@ -85,6 +88,14 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
+    def check_prompt_logprobs(self) -> None:
+        """Raises InvalidInput: they are not streamed, as in vLLM."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidInput(
+                "'prompt_logprobs' are not available when 'stream' is enabled.",
+                param="prompt_logprobs",
+            )
+
     def include_usage(self) -> bool:
         """Raises InvalidInput for stream options without a stream, as OpenAI does."""
         if self.stream_options is None:
@@ -102,7 +113,9 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Ask(NamedTuple):
     """A parsed request: one `ChatRequest` for each choice of the answer, in order of index.
 
-    The first `n` choices share the first prompt, the next `n` the second, and so on.
+    The first `candidates` requests share the first prompt, the next the second, and so on. Of each
+    prompt's candidates the `n` with the highest log-probability per token are the answer;
+    `says_logprobs` is whether it tells of them.
     """
 
     model: str
@@ -110,6 +123,8 @@ class Ask(NamedTuple):
     n: int
     stream: bool
     include_usage: bool
+    candidates: int
+    says_logprobs: bool = True
 
 
 def refuse_unless_neutral(body: msgspec.Struct, neutral: Mapping[str, Sequence[Any]]) -> None:

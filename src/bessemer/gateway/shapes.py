@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from bessemer.core.ids import new_id
-from bessemer.core.protocols import Delta, Usage
+from bessemer.core.protocols import Delta, PromptRead, PromptToken, Usage
 from bessemer.gateway.choices import Choice
 
 
@@ -34,6 +34,33 @@ class UsageShape(msgspec.Struct):
 
 
 MaybeUsage = UsageShape | None | msgspec.UnsetType
+
+
+class PromptLogprobShape(msgspec.Struct):
+    """As vLLM tells of a token that is, or might have been, in a prompt."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+MaybePrompt = list[dict[str, PromptLogprobShape] | None] | msgspec.UnsetType
+
+
+def prompt_shape(prompt: PromptRead | None) -> MaybePrompt:
+    """For each token of a prompt, by ids: the likeliest in its place, and itself."""
+    if prompt is None or prompt.echoed:
+        return msgspec.UNSET
+    return [_prompt_token(token) for token in prompt.tokens]
+
+
+def _prompt_token(token: PromptToken) -> dict[str, PromptLogprobShape] | None:
+    if token.logprob is None or token.rank is None:
+        return None
+    found = {str(token.id): PromptLogprobShape(token.logprob, token.rank, token.token)}
+    for rank, (id_, text, logprob) in enumerate(token.top, 1):
+        found.setdefault(str(id_), PromptLogprobShape(logprob, rank, text))
+    return found
 
 
 class Heading(msgspec.Struct, frozen=True):

@@ -155,8 +155,8 @@ class NativeEngine:
     async def score(self, ids: Sequence[int]) -> list[float]:
         """See `Engine.score`."""
         inbox, send = mailbox()
-        self.submit(EngineSequence.for_whole(ids, "scores", send))
-        scores: list[float] = open_letter(await inbox.get())
+        sequence = EngineSequence.for_whole(ids, "scores", send)
+        scores: list[float] = await self._whole(sequence, inbox)
         return scores
 
     async def embed(
@@ -164,12 +164,19 @@ class NativeEngine:
     ) -> list[float]:
         """See `Engine.embed`."""
         inbox, send = mailbox()
-        self.submit(EngineSequence.for_whole(ids, "vector", send, pooling, client))
-        vector: list[float] = open_letter(await inbox.get())
+        sequence = EngineSequence.for_whole(ids, "vector", send, pooling, client)
+        vector: list[float] = await self._whole(sequence, inbox)
         return vector
 
     async def info(self) -> EngineInfo:
         return self.info_now()
+
+    async def _whole(self, sequence: EngineSequence, inbox: asyncio.Queue[Any]) -> Any:
+        self.submit(sequence)
+        try:
+            return open_letter(await inbox.get())
+        finally:
+            self.cancel(sequence)
 
     # -- the compiler's thread ------------------------------------------------------------
 

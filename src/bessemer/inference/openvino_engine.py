@@ -304,6 +304,7 @@ class OpenVinoEngine:
             "constraint": request.constraint is not None,
             "logit_bias": bool(sampling.logit_bias),
             "top_logprobs": bool(request.top_logprobs),
+            "prompt_logprobs": request.prompt_logprobs is not None,
             # They would be those after temperature and penalties.
             "logprobs": request.top_logprobs is not None and (drawn or sampling.adjusts),
         }

@@ -14,6 +14,7 @@ from torch import Tensor
 from bessemer.inference.attention import BatchAttention, Span
 from bessemer.inference.cache import KVCache
 from bessemer.inference.prepared import AttendFused
+from bessemer.inference.sampling import prompt_logprobs_of
 from bessemer.inference.scheduler import Share, Step
 from bessemer.inference.sequence import EngineSequence
 from bessemer.models.config import ModelConfig
@@ -76,6 +77,8 @@ class Runner:
             start += span.fresh
             if share.sequence.wanted == "scores":
                 self._score(share.sequence, span, part_CD)
+            elif share.sequence.reads_prompt:
+                self._read_prompt(share.sequence, span, part_CD)
             elif share.sequence.wanted == "vector":
                 seen = share.sequence.vector_sum
                 last = share.sequence.pooling == "last"
@@ -93,6 +96,18 @@ class Runner:
             scores_N = chosen_N - torch.logsumexp(logits_NV, -1).double()
             place = span.past + 1 + first
             sequence.row.scores[place : place + len(targets_N)] = scores_N.numpy()
+
+    def _read_prompt(self, sequence: EngineSequence, span: Span, hidden_CD: Tensor) -> None:
+        """Keep log-probabilities of the prompt's tokens that follow one of this chunk's."""
+        assert sequence.request is not None and sequence.request.prompt_logprobs is not None
+        del sequence.prompt_logprobs[span.past :]  # read before it lost its place
+        following = sequence.ids[span.past + 1 : span.past + span.fresh + 1]
+        for first in range(0, len(following), _SCORE_ROWS):
+            targets_N = torch.tensor(following[first : first + _SCORE_ROWS])
+            logits_NV = self._model.logits(hidden_CD[first : first + len(targets_N)])
+            sequence.prompt_logprobs += prompt_logprobs_of(
+                logits_NV, targets_N, sequence.request.prompt_logprobs
+            )
 
     def _next_scores(self, shares: list[Share], hidden_TD: Tensor) -> dict[EngineSequence, Tensor]:
         ends = np.cumsum([share.tokens for share in shares])

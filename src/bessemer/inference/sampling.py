@@ -85,6 +85,25 @@ def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:
     return TokenLogprob(id=token, logprob=float(logits_V[token]) - normalizer, top=best)
 
 
+def prompt_logprobs_of(logits_NV: Tensor, targets_N: Tensor, top: int) -> list[TokenLogprob]:
+    """Of each target, with its rank and the `top` likeliest in its place."""
+    normalizers_N = torch.logsumexp(logits_NV, -1).double()
+    chosen_N1 = logits_NV.gather(1, targets_N[:, None])
+    logprobs = (chosen_N1[:, 0].double() - normalizers_N).tolist()
+    ranks = ((logits_NV > chosen_N1).sum(1) + 1).tolist()
+    best: list[list[tuple[int, float]]] = [[] for _ in logprobs]
+    if top:
+        values_NK, ids_NK = logits_NV.topk(top)
+        told_NK = values_NK.double() - normalizers_N[:, None]
+        best = [
+            list(zip(ids, values, strict=True))
+            for ids, values in zip(ids_NK.tolist(), told_NK.tolist(), strict=True)
+        ]
+    return [
+        TokenLogprob(*each) for each in zip(targets_N.tolist(), logprobs, best, ranks, strict=True)
+    ]
+
+
 def _log_normalizer(logits_V: Tensor) -> float:
     """ln of the sum of exp(logits), the sum in float64: one pass over the vocabulary."""
     highest = logits_V.max()

@@ -140,7 +140,7 @@ class Scheduler:
         wanted = sequence.request.max_tokens if sequence.request else 0
         if prompt == 0:
             raise InvalidInput("the prompt is empty: there is no token to compute from")
-        if sequence.request is not None and wanted < 1:
+        if sequence.request is not None and wanted < (0 if sequence.reads_prompt else 1):
             raise InvalidInput(f"max_tokens must be at least 1; got {wanted}", param="max_tokens")
         if prompt + wanted > limit:
             raise ContextLengthExceeded(
@@ -209,7 +209,7 @@ class Scheduler:
 def deadline_passed(sequence: EngineSequence, now: float) -> DeadlineExceeded:
     """What a request is told that took too long; `now` is of the monotonic clock."""
     return DeadlineExceeded(
-        f"{sequence.deadline_s:g} s were given to this request; {now - sequence.arrived_at:.1f} s"
+        f"{sequence.deadline_s:.3g} s were given to this request; {now - sequence.arrived_at:.1f} s"
         f" have passed, and {sequence.drawn} tokens were drawn",
         next_step="give it more time, or ask for fewer tokens",
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bessemer.core.protocols import FinishReason, GenerateRequest, Pooling
+from bessemer.core.protocols import FinishReason, GenerateRequest, Pooling, TokenLogprob
 from bessemer.inference.cache import Reuse, Row
 from bessemer.inference.constraint import Matcher
 
@@ -23,6 +23,7 @@ class EngineSequence:
 
     `matcher` says which token may be next, where the request has a constraint. `proposed` are
     tokens that may come next, to be checked by the step that computes the last one of `ids`.
+    `prompt_logprobs` are those of `ids[1:]` that are known and not told yet.
     """
 
     ids: list[int]
@@ -34,6 +35,7 @@ class EngineSequence:
     cached_tokens: int = 0
     drawn: int = 0
     proposed: list[int] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
     cancelled: bool = False
@@ -90,8 +92,17 @@ class EngineSequence:
         return len(self.ids) - (self.row.computed if self.row else 0)
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are wanted and not told yet."""
+        asked = self.request is not None and self.request.prompt_logprobs is not None
+        return asked and self.drawn == 0
+
+    @property
     def reuse(self) -> Reuse:
-        """A vector needs every hidden state, and the cache keeps none."""
+        """A vector needs every hidden state, as a prompt's log-probabilities do, and the cache
+        keeps none."""
+        if self.reads_prompt:
+            return "nothing"
         known: dict[Wanted, Reuse] = {"tokens": "prefix", "scores": "scored prefix"}
         return known.get(self.wanted, "nothing")
 

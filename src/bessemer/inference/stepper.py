@@ -40,6 +40,7 @@ class _News:
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
     stop_id: int | None = None
     stop_logprob: float | None = None
@@ -136,10 +137,14 @@ class Stepper:
 
     def _extend(self, sequence: EngineSequence, logits_NV: Tensor) -> None:
         """Draw for as long as what was proposed is what is drawn, then tell of it."""
-        assert sequence.row is not None
+        assert sequence.row is not None and sequence.request is not None
         proposed, right = sequence.proposed, 0
         sequence.proposed = []
         news, fault = _News(), None
+        if sequence.reads_prompt:
+            news.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, []
+        if sequence.request.max_tokens == 0:
+            news.finish_reason = "length"
         try:
             while news.finish_reason is None:
                 ids = self._draw(sequence, logits_NV[right], news)
@@ -204,6 +209,7 @@ class Stepper:
             finish_reason=news.finish_reason,
             stop_id=news.stop_id,
             stop_logprob=news.stop_logprob,
+            prompt_logprobs=news.prompt_logprobs,
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens,
             completion_tokens=sequence.drawn,
