@@ -31,6 +31,7 @@ TOKEN_COST = 0.07
 OPENING_COST = 0.02
 
 _FIRST_RATE = 0.3
+_FIRST_RATE_OF_A_DRAFT = 0.7  # somebody chose it for this model; a few guesses show if wrongly
 _MEMORY = 1 / 8  # weight of the newest judgment
 _LOOK_AGAIN = 24  # tokens after which guesses that cost and did not pay are tried again
 
@@ -89,7 +90,8 @@ class Speculation:
             sequence.proposed = guess[: lengths[sequence] if not self._drafter.cost else None]
 
     def _judged(self, sequence: EngineSequence) -> _Record:
-        record = self._records.setdefault(sequence, _Record())
+        first = _FIRST_RATE_OF_A_DRAFT if self._drafter.cost else _FIRST_RATE
+        record = self._records.setdefault(sequence, _Record(first))
         record.judge(sequence.ids)
         return record
 
