@@ -33,6 +33,7 @@ CONFIGS = {
     "qwen2": ModelConfig(**SHAPE, family="qwen2", qkv_bias=True),
     "qwen3": ModelConfig(**SHAPE, family="qwen3", qk_norm=True),
     "mixtral": ModelConfig(**SHAPE, family="mixtral", moe=MoeConfig(experts=4, top_k=2, size=48)),
+    "wide": ModelConfig(**SHAPE | {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}),
     "gpt2": ModelConfig(**SHAPE | {"kv_heads": 4}, family="gpt2", tied=True),
 }
 

@@ -24,6 +24,7 @@ VERBS = {
     "export": "Write a model to one file for another engine.",
     "models": "List the models that have names here.",
     "merge": "Merge an adapter into its base, as one model.",
+    "quantize": "Store a model in 8 or 4 bits, as a model of its own.",
     "data": "Build, import, check and list datasets.",
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",

@@ -34,10 +34,13 @@ from bessemer.inference.sequence import EngineSequence
 from bessemer.inference.speculation import Drafter, Guesses, PromptLookup
 from bessemer.inference.stepper import Stepper
 from bessemer.inference.unprepared import UnpreparedDecoder
+from bessemer.models.config import read_tree
 from bessemer.models.decoder import Decoder
 from bessemer.models.encoder import load_encoder
 from bessemer.models.encoder_config import is_encoder, own_pooling
 from bessemer.models.folder import load_decoder
+from bessemer.models.quantizing import load_coded
+from bessemer.models.scheme import kind_of
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,12 @@ class NativeEngine:
         self._after_step()
 
 
+def _load(folder: Path, dtype: torch.dtype) -> Decoder:
+    """The decoder in a folder, with the codes of a quantized one as they are."""
+    coded = kind_of(read_tree(folder)) is not None
+    return load_coded(folder, dtype) if coded else load_decoder(folder, dtype)
+
+
 def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper:
     """What takes the steps, by the kind of model that is in the folder."""
     dtype = precisions.choose(settings.precision)
@@ -244,7 +253,7 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
     if is_encoder(folder):
         encoder = PreparedEncoder(load_encoder(folder, dtype))
         return EncoderStepper(encoder, min(longest, encoder.config.context_length))
-    decoder = load_decoder(folder, dtype)
+    decoder = _load(folder, dtype)
     model = _served(decoder)
     cache = _cache(model, settings, longest)
     return Stepper(

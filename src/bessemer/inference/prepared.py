@@ -1,8 +1,7 @@
 """The decoder, prepared for speed: the same function as `models.decoder`, in fewer, larger steps.
 
-Query, key and value weights become one matrix, gate and up another; on a CPU with oneDNN, 16-bit
-matrices are reordered once into the layout its kernels want (a plain bf16 product with one row
-costs twice as much). Tests hold it to `Decoder`'s logits.
+Query, key and value weights become one matrix, gate and up another, each prepared for how the
+processor multiplies (`products`). Tests hold it to `Decoder`'s logits.
 
     T tokens   N chosen tokens   D hidden size   H heads   K kv heads   E head size   V vocabulary
 """
@@ -16,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bessemer.inference import precision as precisions
+from bessemer.inference import products
+from bessemer.inference.products import Linear
 from bessemer.models import functions
+from bessemer.models.codes import CodedLinear, Int8Matrix
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder, FeedForward, Layer, SelfAttention
 from bessemer.models.rotary import RotaryTable
 
-Linear = Callable[[Tensor], Tensor]
 AttendFused = Callable[[int, Tensor], Tensor]
 """(layer, qkv_TGE with queries and keys rotated; G = H + 2K) -> mixed_THE"""
 
@@ -47,11 +49,13 @@ class PreparedDecoder:
         self.dtype = self._embedding_VD.dtype
         self.device = self._embedding_VD.device
         self._rotary = RotaryTable(decoder.config)
-        self._layers = [
-            _prepare_layer(layer) for layer in decoder.model.layers if isinstance(layer, Layer)
-        ]
+        layers = [layer for layer in decoder.model.layers if isinstance(layer, Layer)]
+        self._layers = [_prepare_layer(layer, self.dtype) for layer in layers]
         self._norm_D = decoder.model.norm.weight.detach()
-        self._head = make_linear(decoder.head_weight.detach(), None)
+        head_VD = decoder.head_weight.detach()
+        self.precision = _precision(decoder, self.dtype)
+        coded = self.precision in ("int8", "int4")
+        self._head = products.head(head_VD) if coded else products.plain(head_VD, None)
 
     @torch.inference_mode()
     def forward(self, ids_T: Tensor, positions_T: Tensor, attend: AttendFused) -> Tensor:
@@ -93,42 +97,25 @@ class PreparedDecoder:
         turned.mul_(cos_T1E).addcmul_(swapped, sin_T1E)
 
 
-def make_linear(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
-    """`x @ weight.T + bias`, with the weight reordered once where that pays."""
-    if weight_OI.dtype == torch.bfloat16 and weight_OI.device.type == "cpu" and _has_onednn():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
-        product = torch.ops.mkldnn._linear_pointwise
-        return lambda x: product(x, packed, bias_O, "none", [], "")
-    return lambda x: F.linear(x, weight_OI, bias_O)
-
-
-def _has_onednn() -> bool:
-    return bool(
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-def _prepare_layer(layer: Layer) -> _Layer:
+def _prepare_layer(layer: Layer, dtype: torch.dtype) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     assert isinstance(attention, SelfAttention) and isinstance(mlp, FeedForward)
     q_norm = getattr(attention.q_norm, "weight", None)
     k_norm = getattr(attention.k_norm, "weight", None)
     return _Layer(
         input_norm_D=layer.input_layernorm.weight.detach(),
-        qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=products.join(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype),
         query_norm_E=None if q_norm is None else q_norm.detach(),
         key_norm_E=None if k_norm is None else k_norm.detach(),
-        out=join(attention.o_proj),
+        out=products.join(attention.o_proj, dtype=dtype),
         post_norm_D=layer.post_attention_layernorm.weight.detach(),
-        gate_up=join(mlp.gate_proj, mlp.up_proj),
-        down=join(mlp.down_proj),
+        gate_up=products.join(mlp.gate_proj, mlp.up_proj, dtype=dtype),
+        down=products.join(mlp.down_proj, dtype=dtype),
     )
 
 
-def join(*linears: torch.nn.Linear) -> Linear:
-    """Several linear layers of one input as one, their outputs side by side."""
-    weight_OI = torch.cat([linear.weight.detach() for linear in linears])
-    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-    return make_linear(weight_OI, torch.cat(biases) if biases else None)
+def _precision(decoder: Decoder, dtype: torch.dtype) -> str:
+    for layer in decoder.modules():
+        if isinstance(layer, CodedLinear):
+            return "int8" if isinstance(layer.matrix, Int8Matrix) else "int4"
+    return precisions.name_of(dtype)

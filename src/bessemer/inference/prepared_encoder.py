@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bessemer.inference.prepared import Linear, join
+from bessemer.inference.products import Linear, join
 from bessemer.models.attention import Attend
 from bessemer.models.encoder import Encoder, EncoderLayer
 from bessemer.models.encoder_config import EncoderConfig
@@ -36,7 +36,9 @@ class PreparedEncoder:
         self.dtype = encoder.embeddings.word_embeddings.weight.dtype
         self._embeddings = encoder.embeddings
         self._layers = [
-            _prepare(layer) for layer in encoder.encoder.layer if isinstance(layer, EncoderLayer)
+            _prepare(layer, self.dtype)
+            for layer in encoder.encoder.layer
+            if isinstance(layer, EncoderLayer)
         ]
 
     @torch.inference_mode()
@@ -52,13 +54,13 @@ class PreparedEncoder:
         return x_TD
 
 
-def _prepare(layer: EncoderLayer) -> _Layer:
+def _prepare(layer: EncoderLayer, dtype: torch.dtype) -> _Layer:
     parts = layer.attention.self
     return _Layer(
-        qkv=join(parts.query, parts.key, parts.value),
-        out=join(layer.attention.output.dense),
+        qkv=join(parts.query, parts.key, parts.value, dtype=dtype),
+        out=join(layer.attention.output.dense, dtype=dtype),
         attention_norm=layer.attention.output.LayerNorm,
-        up=join(layer.intermediate.dense),
-        down=join(layer.output.dense),
+        up=join(layer.intermediate.dense, dtype=dtype),
+        down=join(layer.output.dense, dtype=dtype),
         norm=layer.output.LayerNorm,
     )

@@ -31,6 +31,11 @@ class ServedModel(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    def precision(self) -> str:
+        """What the matrices are stored in: a dtype's short name, int8 or int4."""
+        ...
+
     def forward(self, ids_T: Tensor, positions_T: Tensor, attend: AttendFused) -> Tensor:
         """Hidden states after the final norm, (T, D)."""
         ...

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.protocols import FinishReason, Pooling, TokenChunk, TokenLogprob
-from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.runner import Runner, ServedModel
 from bessemer.inference.sampling import adjusted, draw, logprobs_of
@@ -62,7 +61,7 @@ class Stepper:
         self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
         self._vocabulary = model.config.vocab_size
         self._pooling: Pooling = pooling
-        self._precision = precisions.name_of(model.dtype)
+        self._precision = model.precision
         self._runner = Runner(model, cache)
         self._speculation = Speculation(drafter) if drafter is not None else None
 

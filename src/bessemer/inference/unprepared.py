@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bessemer.core.errors import InvalidInput
+from bessemer.inference import precision as precisions
 from bessemer.inference.prepared import AttendFused
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -36,6 +37,10 @@ class UnpreparedDecoder:
     @property
     def dtype(self) -> torch.dtype:
         return self._decoder.embedding_weight.dtype
+
+    @property
+    def precision(self) -> str:
+        return precisions.name_of(self.dtype)
 
     # Not inference mode: tables that the network fills on the way are used in training as well.
     @torch.no_grad()

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bessemer.core.errors import IntegrityError, InvalidInput, UnsafeWeights
 from bessemer.core.runs import write_atomically
-from bessemer.models.config import ModelConfig
+from bessemer.models.config import ModelConfig, read_tree
 from bessemer.models.decoder import Decoder
 from bessemer.models.layout import from_disk, stored_shapes, to_disk
+from bessemer.models.scheme import StoredShape, is_coded, kind_of, stored_parts
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -68,7 +69,7 @@ def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
         decoder = Decoder(config)
     expected = {name: list(tensor.shape) for name, tensor in decoder.state_dict().items()}
     check_weights(folder)
-    stored = ((name, tensor.to(_kept(name, dtype))) for name, tensor in read_tensors(folder))
+    stored = ((name, tensor.to(_kept(name, dtype))) for name, tensor in read_floats(folder, dtype))
     decoder.load_state_dict(from_disk(stored, expected, config), assign=True)
     return decoder
 
@@ -111,19 +112,32 @@ def hold_against(
         IntegrityError: tensors are missing, left over or of another shape.
         InvalidInput: one holds no numbers that mean anything by themselves.
     """
-    missing = sorted(set(expected) - set(found))
-    surplus = [n for n in sorted(found) if n not in expected and not may_be_ignored(n)]
+    parts = _parts(folder, expected)
+    missing = sorted(set(parts) - set(found))
+    surplus = [n for n in sorted(found) if n not in parts and not may_be_ignored(n)]
     if missing or surplus:
         raise IntegrityError(
             f"the weights in {folder} do not fit its config.json: "
             f"{count_names('missing', missing)}, {count_names('not in the model', surplus)}"
         )
-    for name, shape in expected.items():
+    for name, (shape, dtypes) in parts.items():
         stored = found[name]
-        if stored.dtype not in FLOATS:
-            raise InvalidInput(f"{name} holds {stored.dtype}; known are {', '.join(FLOATS)}")
+        if stored.dtype not in dtypes:
+            raise InvalidInput(f"{name} holds {stored.dtype}; known are {', '.join(dtypes)}")
         if stored.shape != shape:
             raise IntegrityError(f"{name} has shape {stored.shape}; config.json says {shape}")
+
+
+def _parts(folder: Path, expected: Mapping[str, list[int]]) -> dict[str, StoredShape]:
+    """What stands for each tensor: itself, or codes and scales where the folder is quantized."""
+    kind = kind_of(read_tree(folder))
+    parts: dict[str, StoredShape] = {}
+    for name, shape in expected.items():
+        if kind is not None and is_coded(name):
+            parts |= stored_parts(kind, name, shape)
+        else:
+            parts[name] = StoredShape(shape, FLOATS)
+    return parts
 
 
 def save_decoder(
@@ -145,7 +159,7 @@ def save_decoder(
         for stored, part in to_disk(name, tensor, decoder.config)
     }
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    _write_tensors(weights, folder, max_shard_bytes)
+    write_tensors(weights, folder, max_shard_bytes)
     config = json.dumps(decoder.config.to_hf(dtype), indent=2) + "\n"
     write_atomically(folder / "config.json", config.encode())
     if like is not None:
@@ -165,6 +179,16 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for file in _open_files(folder):
         for name in file.keys():  # noqa: SIM118 (not a dict)
             yield name, file.get_tensor(name)
+
+
+def read_floats(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """`read_tensors`, with quantized matrices made whole in `dtype`."""
+    kind = kind_of(read_tree(folder))
+    if kind is None:
+        return read_tensors(folder)
+    from bessemer.models.quantizing import decoded  # it writes folders with this module
+
+    return decoded(read_tensors(folder), kind, dtype)
 
 
 def read_headers(folder: Path) -> Iterator[StoredTensor]:
@@ -225,7 +249,10 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _write_tensors(weights: dict[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
+def write_tensors(
+    weights: dict[str, Tensor], folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write contiguous tensors as one safetensors file, or as shards with their index."""
     if max_shard_bytes <= 0:
         raise InvalidInput(f"max_shard_bytes must be positive; got {max_shard_bytes}")
     shards: list[dict[str, Tensor]] = [{}]

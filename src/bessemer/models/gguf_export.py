@@ -27,7 +27,7 @@ from bessemer.core.runs import sync_folder
 from bessemer.core.space import refuse_if_full
 from bessemer.models.config import Family, Llama3Scaling, ModelConfig, YarnScaling
 from bessemer.models.decoder import Decoder
-from bessemer.models.folder import check_weights, read_tensors
+from bessemer.models.folder import check_weights, read_floats
 from bessemer.models.gguf_layout import ROTARY_FACTORS, gguf_name, rows_to_gguf
 from bessemer.models.gguf_vocabulary import Vocabulary, read_vocabulary
 from bessemer.models.rotary import inverse_frequencies
@@ -230,7 +230,7 @@ def _rotary_factors(config: ModelConfig) -> np.ndarray[Any, Any]:
 def _blocks(
     folder: Path, config: ModelConfig, planned: list[_Planned]
 ) -> Iterator[tuple[_Planned, np.ndarray[Any, Any]]]:
-    stored = dict(read_tensors(folder))
+    stored = dict(read_floats(folder, torch.float32))
     for each in planned:
         values = stored.pop(each.name).float().numpy()
         if not np.isfinite(values).all():

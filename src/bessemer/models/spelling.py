@@ -14,6 +14,7 @@ from bessemer.models.config import (
     MoeConfig,
     YarnScaling,
 )
+from bessemer.models.scheme import kind_of
 
 Tree = dict[str, Any]
 
@@ -283,7 +284,7 @@ def _refuse_what_is_not_here(family: str, tree: Tree) -> None:
         problems.append(f"layer_types {sorted(strange)}")
     if family == "llama" and "sliding_attention" in (tree.get("layer_types") or ()):
         problems.append("sliding windows in a Llama")
-    if tree.get("quantization_config"):
+    if tree.get("quantization_config") and kind_of(tree) is None:
         problems.append("weights quantized inside the folder")
     if tree.get("add_cross_attention"):
         problems.append("cross-attention")
