@@ -27,6 +27,7 @@ __all__ = [
     "platform",
     "pool_serving",
     "pull",
+    "quantizing",
     "responder",
     "run_process",
     "seen",

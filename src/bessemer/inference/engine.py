@@ -271,7 +271,7 @@ def _drafter(
 ) -> Drafter | None:
     if isinstance(settings.guesses, str):
         return PromptLookup() if settings.guesses == "ngram" else None
-    draft = load_decoder(settings.guesses, decoder.embedding_weight.dtype)
+    draft = _load(settings.guesses, decoder.embedding_weight.dtype)
     sizes = (decoder.config.vocab_size, draft.config.vocab_size)
     check_vocabularies(folder, settings.guesses, sizes)
     if draft.config.context_length < context_length:

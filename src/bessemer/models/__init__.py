@@ -8,6 +8,7 @@ __all__ = [
     "adapter",
     "attention",
     "chains",
+    "codes",
     "config",
     "decoder",
     "encoder",
@@ -23,6 +24,8 @@ __all__ = [
     "gpt2",
     "lora",
     "quantized",
+    "quantizing",
     "reward_model",
     "rotary",
+    "scheme",
 ]
