@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +25,10 @@ from bessemer.core.errors import (
 from bessemer.core.protocols import GenerateRequest, Sampling, TokenChunk
 from bessemer.inference.engine import NativeEngine
 from bessemer.models.attention import PackedAttention, positions
-from bessemer.models.folder import load_decoder
-from tests.inference.conftest import CONFIGS, VOCABULARY, engine_over
+from bessemer.models.config import ModelConfig
+from bessemer.models.decoder import Decoder
+from bessemer.models.folder import load_decoder, save_decoder
+from tests.inference.conftest import CONFIGS, SHAPE, VOCABULARY, engine_over
 
 Tiny = Callable[[str], Path]
 
@@ -118,14 +122,42 @@ async def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: Tiny) 
         scores = [await engine.score(ids) for ids in texts]
         rescored = await asyncio.gather(*(engine.score(ids) for ids in texts))
     assert first[-1].cached_tokens == 0
-    assert again[-1].cached_tokens == len(texts[0]) - 1
-    assert other[-1].cached_tokens == 40
+    assert again[-1].cached_tokens == 48  # whole blocks of 16
+    assert other[-1].cached_tokens == 32
     assert tokens_of(first) == tokens_of(again)
     for ids, once, twice in zip(texts, scores, rescored, strict=True):
         logprobs = torch.log_softmax(full_logits(tiny("llama"), ids), -1)
         expected = [float(logprobs[i - 1, ids[i]]) for i in range(1, len(ids))]
         assert once == pytest.approx(expected, abs=1e-8)
         assert twice == pytest.approx(expected, abs=1e-8)
+
+
+async def test_a_system_prompt_of_1000_tokens_is_computed_once_and_then_waits_for_little(
+    tmp_path: Path,
+) -> None:
+    """Computed tokens are exact; the time to the first token is a median of many."""
+    shape = {"hidden_size": 192, "intermediate_size": 384, "layers": 4, "context_length": 1200}
+    config = ModelConfig(**SHAPE | shape)
+    save_decoder(Decoder(config).init_weights(seed=3), tmp_path)
+    ratios: list[float] = []
+    async with engine_over(tmp_path, precision="fp32") as engine:
+
+        async def seconds(ids: list[int]) -> float:
+            begin = time.perf_counter()
+            await collect(engine, request(ids, 1))
+            return time.perf_counter() - begin
+
+        await seconds(ids_of(1000, 99))
+        for seed in range(7):
+            system = ids_of(1000, seed)
+            before = engine.counters.computed_tokens
+            once = await seconds(system + ids_of(20, seed + 100))
+            between = engine.counters.computed_tokens
+            again = await seconds(system + ids_of(20, seed + 200))
+            assert between - before == 1020
+            assert engine.counters.computed_tokens - between == 1020 - 992  # 62 blocks of 16
+            ratios.append(again / once)
+    assert statistics.median(ratios) <= 0.15, ratios
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

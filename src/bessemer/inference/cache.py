@@ -1,64 +1,81 @@
-"""The KV cache: rows of one memory map, each long enough for a whole context.
+"""The KV cache: rows that sequences run in, and blocks that remember what they left.
 
-A row belongs to one sequence and lies in one piece, so that a step's attention reads the rows of
-all running sequences in place; on a CPU, gathering scattered blocks would cost as much as the
-attention itself. Memory is not wasted for that: the map is virtual, the system backs only pages
-that were written, and `forget` hands a row's pages back.
+A row belongs to one running sequence and lies in one piece, so that a step's attention reads the
+rows of all of them in place; on a CPU, gathering scattered blocks would cost as much as the
+attention itself. Memory is not wasted for that: rows are virtual, the system backs only pages
+that were written, and they are given back.
 
-A row that nobody uses still remembers its tokens. A new sequence that begins with the same
-tokens starts from a copy of them: the prefix cache.
+When a sequence ends, its whole blocks go into the store (`blocks`), each once however many
+sequences began with it. A new sequence starts from a copy of what is known of its prefix, from
+the store or from a row that still runs: the prefix cache. Decision 0003 has the figures.
 
-    R rows   S context length   K key-value heads   E head size   G = 2K (keys, then values)
+    L layers   R rows   S context length   K key-value heads   E head size
+    G = 2K (keys, then values)
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bessemer.inference.blocks import BLOCK_TOKENS, BlockStore, common_blocks, extend_chain
+from bessemer.inference.memory import Memory
 from bessemer.models.config import ModelConfig
 
 Reuse = Literal["prefix", "scored prefix", "nothing"]
 """What of an earlier sequence is of use: its keys and values, also its scores, or neither."""
+
+_CPU = torch.device("cpu")
+Scores = np.ndarray[Any, Any]
 
 
 @dataclass
 class Row:
     """What one row holds: `tokens[:computed]` have their keys and values in the cache.
 
-    `scores[i]` is log p(tokens[i] | tokens[:i]) where it is known, else NaN.
+    `scores[i]` is log p(tokens[i] | tokens[:i]) where it is known, else NaN. `backed` is how many
+    places have pages in memory, of this sequence or of those before it. `salt` is what else keys
+    and values depend on.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
-    scores: np.ndarray[Any, Any] = field(default_factory=lambda: np.full(0, np.nan))
+    scores: Scores = field(default_factory=lambda: np.full(0, np.nan))
     busy: bool = False
-    used_at: int = 0
+    backed: int = 0
+    salt: bytes = b""
+    chain: list[bytes] = field(default_factory=list)
 
-    def common_prefix(self, ids: Sequence[int]) -> int:
-        """How many first tokens of `ids` are computed here."""
-        limit = min(self.computed, len(ids))
-        for place in range(limit):
-            if self.tokens[place] != ids[place]:
-                return place
-        return limit
+    @property
+    def needed(self) -> int:
+        """How many of its places somebody reads."""
+        return self.computed if self.busy else 0
 
-    def known_scores(self) -> int:
-        """Length of the prefix whose scores are all known (the first token has none)."""
-        unknown = np.flatnonzero(np.isnan(self.scores[1 : self.computed]))
-        return self.computed if not len(unknown) else int(unknown[0]) + 1
+    def whole_blocks(self) -> list[bytes]:
+        """Digests of its whole computed blocks."""
+        extend_chain(self.chain, self.tokens[: self.computed], self.salt)
+        return self.chain
+
+
+class _Known(NamedTuple):
+    """The longest known prefix of a sequence; `source` is a row, or None for the store."""
+
+    blocks: int
+    source: Row | None
 
 
 class KVCache:
-    """`rows` x `context_length` places per layer; about `kv_bytes` kept in all."""
+    """`rows` x `context_length` places per layer; about `kv_bytes` kept in all.
+
+    On a device whose memory is allocated at once there are fewer rows if `kv_bytes` asks for it.
+    """
 
     def __init__(
         self,
@@ -68,98 +85,123 @@ class KVCache:
         rows: int,
         context_length: int,
         kv_bytes: int,
+        device: torch.device = _CPU,
     ) -> None:
         self.context_length = context_length
-        self.rows = [Row(index) for index in range(rows)]
-        self._clock = 0
-        shape = (config.layers, rows, context_length, 2 * config.kv_heads, config.head_dim)
-        self.bytes_per_token = config.layers * math.prod(shape[3:]) * dtype.itemsize
+        self.device = device
+        shape_LGE = (config.layers, 2 * config.kv_heads, config.head_dim)
+        self.bytes_per_token = math.prod(shape_LGE) * dtype.itemsize
         # One sequence may always use its whole row.
         self.budget_tokens = max(context_length, kv_bytes // self.bytes_per_token)
-        self._row_bytes = math.prod(shape[2:]) * dtype.itemsize
-        # Private: the system keeps the pages of a shared map when they are given back.
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._map = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=private)
-        self.layers_RSGE: tuple[Tensor, ...] = (
-            torch.frombuffer(self._map, dtype=dtype, count=math.prod(shape)).view(shape).unbind(0)
+        stored = self.budget_tokens // BLOCK_TOKENS
+        if device.type != "cpu":
+            rows = max(1, min(rows, self.budget_tokens // context_length))
+            stored = (self.budget_tokens - rows * context_length) // BLOCK_TOKENS
+        self.rows = [Row(index) for index in range(rows)]
+        self._row_bytes = context_length * self.bytes_per_token // config.layers
+        self._memory = Memory(config.layers * rows * self._row_bytes, device)
+        self._rows_LRSGE = self._memory.tensor(
+            (config.layers, rows, context_length, *shape_LGE[1:]), dtype
         )
+        self.layers_RSGE: tuple[Tensor, ...] = self._rows_LRSGE.unbind(0)
+        self.store = BlockStore(shape_LGE, dtype, stored, device)
 
     @property
     def held_tokens(self) -> int:
-        """Tokens whose keys and values are in memory now, running and idle."""
-        return sum(row.computed for row in self.rows)
+        """Tokens for whose keys and values there is memory now, in rows and in the store."""
+        return self.store.held_tokens + sum(max(row.backed, row.needed) for row in self.rows)
 
     @property
     def busy_tokens(self) -> int:
-        return sum(row.computed for row in self.rows if row.busy)
+        return sum(row.needed for row in self.rows)
 
-    def acquire(self, ids: Sequence[int], reuse: Reuse = "prefix") -> Row | None:
+    def acquire(self, ids: Sequence[int], reuse: Reuse = "prefix", salt: bytes = b"") -> Row | None:
         """A row for a sequence that begins with `ids`, with its known prefix already computed.
 
         At least the last token of `ids` is left to compute, since its logits are wanted. None
         if every row is busy.
         """
-        free = [row for row in self.rows if not row.busy]
-        if not free:
+        row = next((row for row in self.rows if not row.busy), None)
+        if row is None:
             return None
-        best, length = self._longest_prefix(ids, reuse)
-        row = min(free, key=lambda r: (r.computed > 0, r.used_at, r.index))
-        if best is not None and not best.busy and 2 * length >= best.computed:
-            row = best  # most of what it remembers is of use: continue in place
-        elif best is not None and length and best is not row:
-            self._copy_prefix(best, row, length)
+        chain: list[bytes] = []
+        if reuse != "nothing":
+            extend_chain(chain, ids, salt)
+        known = self._longest_prefix(chain)
         scores = np.full(len(ids), np.nan)
-        if best is not None:
-            known = best.scores[: length + 1 if reuse == "scored prefix" else length]
-            scores[: len(known)] = known
+        found = self._scores_of(chain, known)
+        scores[: len(found)] = found
+        length = min(len(found), len(ids) - 1)
+        if reuse == "scored prefix":
+            # The last common place is computed again: its output scores the token after it,
+            # which may be another one here.
+            length = max(0, min(length, _first_unknown(found)) - 1)
+        self._copy(chain, known.source, row, length)
         row.tokens, row.computed, row.scores = list(ids), length, scores
+        row.salt, row.chain = salt, chain[: length // BLOCK_TOKENS]
         row.busy = True
-        self._touch(row)
+        self.trim()
         return row
 
     def release(self, row: Row) -> None:
-        """The sequence ended. The row remembers it until it is needed or memory is short."""
-        row.busy = False
-        row.tokens = row.tokens[: row.computed]
-        self._touch(row)
-        idle = sorted((r for r in self.rows if not r.busy and r.computed), key=lambda r: r.used_at)
-        while idle and self.held_tokens > self.budget_tokens:
-            self.forget(idle.pop(0))
+        """The sequence ended. Its whole blocks are remembered until memory is short."""
+        chain = row.whole_blocks()
+        self.store.write(chain, self._rows_LRSGE[:, row.index], row.scores[: row.computed])
+        row.backed = max(row.backed, row.computed)
+        row.busy, row.computed = False, 0
+        row.tokens, row.chain, row.scores = [], [], np.full(0, np.nan)
+        self.trim()
 
-    def forget(self, row: Row) -> None:
-        """Give a row's memory back to the system."""
-        assert not row.busy, row
-        row.tokens, row.computed, row.scores = [], 0, np.full(0, np.nan)
-        page = mmap.PAGESIZE
-        for layer in range(len(self.layers_RSGE)):
-            start = (layer * len(self.rows) + row.index) * self._row_bytes
-            first = -(-start // page) * page  # a page shared with a neighbor stays
-            length = (start + self._row_bytes) // page * page - first
-            if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED, first, length)
+    def trim(self) -> None:
+        """Keep to the budget: pages that no sequence reads go first, then the oldest blocks."""
+        if self.held_tokens <= self.budget_tokens:
+            return
+        for row in self.rows:
+            self._give_back(row)
+        while len(self.store) and self.held_tokens > self.budget_tokens:
+            self.store.drop_oldest()
 
     def clear(self) -> None:
-        """Forget every row, and when it was used: as new, whatever came before."""
+        """Forget everything: as new, whatever came before. No row may be busy."""
+        assert not any(row.busy for row in self.rows), self.rows
         for row in self.rows:
-            self.forget(row)
-            row.used_at = 0
+            self._give_back(row)
+        self.store.clear()
 
-    def _longest_prefix(self, ids: Sequence[int], reuse: Reuse) -> tuple[Row | None, int]:
-        best, length = None, 0
-        for row in self.rows if reuse != "nothing" else ():
-            common = min(row.common_prefix(ids), len(ids) - 1)
-            if reuse == "scored prefix":
-                # The last common place is computed again: its output scores the token after it,
-                # which may be another one here.
-                common = min(common, row.known_scores()) - 1
-            if common > length:
-                best, length = row, common
-        return best, length
+    def _longest_prefix(self, chain: list[bytes]) -> _Known:
+        best = _Known(self.store.longest(chain), None)
+        for row in self.rows:
+            if row.busy and len(chain) > best.blocks:
+                blocks = common_blocks(row.whole_blocks(), chain)
+                best = max(best, _Known(blocks, row), key=lambda known: known.blocks)
+        return best
 
-    def _copy_prefix(self, source: Row, target: Row, length: int) -> None:
+    def _scores_of(self, chain: list[bytes], known: _Known) -> Scores:
+        if known.source is None:
+            return self.store.scores(chain[: known.blocks])
+        return known.source.scores[: known.blocks * BLOCK_TOKENS]
+
+    def _copy(self, chain: list[bytes], source: Row | None, target: Row, length: int) -> None:
+        if source is None:
+            blocks = -(-length // BLOCK_TOKENS)
+            self.store.read(chain[:blocks], self._rows_LRSGE[:, target.index])
+            return
         for layer_RSGE in self.layers_RSGE:
             layer_RSGE[target.index, :length] = layer_RSGE[source.index, :length]
 
-    def _touch(self, row: Row) -> None:
-        self._clock += 1
-        row.used_at = self._clock
+    def _give_back(self, row: Row) -> None:
+        """Free the pages behind what the row needs."""
+        place_bytes = self._row_bytes // self.context_length
+        unread = row.backed - row.needed
+        if not self._memory.is_elastic or unread <= 0:
+            return
+        for layer in range(len(self.layers_RSGE)):
+            start = (layer * len(self.rows) + row.index) * self._row_bytes
+            self._memory.give_back(start + row.needed * place_bytes, unread * place_bytes)
+        row.backed = row.needed
+
+
+def _first_unknown(scores: Scores) -> int:
+    """Length of the prefix whose scores are all known (the first token has none)."""
+    unknown = np.flatnonzero(np.isnan(scores[1:]))
+    return len(scores) if not len(unknown) else int(unknown[0]) + 1

@@ -93,6 +93,7 @@ class Scheduler:
         self.drop_cancelled()
         self._drop_expired()
         self._preempt()
+        self.cache.trim()
         decoding = sorted((s for s in self.running if s.decoding), key=_row_index)
         decodes = [Share(sequence, 1 + len(sequence.proposed)) for sequence in decoding]
         budget = self.chunk_tokens - sum(share.tokens for share in decodes)
