@@ -47,7 +47,7 @@ async def test_they_are_those_of_a_full_forward_and_change_no_answer(name: str, 
                 assert chunks[-1].cached_tokens == 0
         # What was read is of use to who comes later.
         later = await collect(engine, request(prompts[3], 2))
-        assert later[-1].cached_tokens == 70
+        assert later[-1].cached_tokens == 64  # whole blocks
 
 
 async def test_reading_alone_makes_no_token(tiny: Tiny) -> None:
