@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ def compute(cache: KVCache, row: Row, count: int | None = None) -> None:
     """As a step does: the next tokens' keys and values are said by all tokens up to them."""
     end = len(row.tokens) if count is None else min(len(row.tokens), row.computed + count)
     for place in range(row.computed, end):
-        for layer_RSGE in cache.layers_RSGE:
-            layer_RSGE[row.index, place] = said_by(row.tokens[: place + 1], row.salt)
+        for layer_2RKSE in cache.layers_2RKSE:
+            layer_2RKSE[:, row.index, :, place] = said_by(row.tokens[: place + 1], row.salt)
     row.computed = end
 
 
@@ -45,7 +44,7 @@ def said_by(ids: list[int], salt: bytes = b"") -> float:
 
 
 def held(cache: KVCache, row: Row) -> list[float]:
-    values: list[float] = cache.layers_RSGE[1][row.index, : row.computed, 0, 0].tolist()
+    values: list[float] = cache.layers_2RKSE[1][0, row.index, 0, : row.computed, 0].tolist()
     return values
 
 
@@ -116,8 +115,8 @@ def test_pages_behind_a_short_sequence_are_counted_and_given_back() -> None:
     compute(cache, row)
     cache.trim()
     assert cache.held_tokens <= 4096
-    unread_SGE = cache.layers_RSGE[1][0, 1024:4000]
-    assert float(unread_SGE.abs().sum()) == 0  # whole pages read as zeros again
+    unread_KSE = cache.layers_2RKSE[1][0, 0, :, 1024:3968]
+    assert float(unread_KSE.abs().sum()) == 0  # whole pages read as zeros again
     assert held(cache, row) == [said_by([2] * (n + 1)) for n in range(100)]
 
 
@@ -191,7 +190,9 @@ def test_a_device_that_allocates_at_once_stays_within_its_bytes(context_length: 
         kv_bytes=kv_bytes,
         device=torch.device("meta"),
     )
-    places = math.prod(cache.layers_RSGE[0].shape[:2]) + len(cache.store.free) * BLOCK_TOKENS
+    places = (
+        cache.layers_2RKSE[0].shape[1] * cache.context_length + len(cache.store.free) * BLOCK_TOKENS
+    )
     assert len(cache.rows) == 1000 // context_length
     assert 1000 - BLOCK_TOKENS < places <= 1000
 

@@ -6,6 +6,7 @@ rows are then as wide as the widest.
 
     T tokens   R rows   W tokens of a decoding row   C tokens of a chunk   L places looked at
     H heads    K kv heads   M = H / K heads that share one   E head size   G = H + 2K
+    S places of a row   B = R K matrices   N = W M queries of one   2: keys, then values
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from bessemer.inference.cache import KVCache
 from bessemer.models.config import ModelConfig
+
+MANY_ROWS = 6  # from so many on, products of all rows beat torch's fused attention (logbook)
 
 
 class Span(NamedTuple):
@@ -49,11 +52,7 @@ class BatchAttention:
         self._cache = cache
         self._chunks = chunks
         self._decodes = sum(span.fresh for span in decodes)
-        size = cache.context_length
-        # Where each token's keys and values go, in a layer's rows seen as one list of places.
-        self._places_T = torch.tensor(
-            [s.row * size + s.past + i for s in (*decodes, *chunks) for i in range(s.fresh)]
-        )
+        self._places = _places((*decodes, *chunks), cache)
         if decodes:
             self._first = decodes[0].row
             self._rows = decodes[-1].row - self._first + 1
@@ -68,49 +67,75 @@ class BatchAttention:
             self._mask = _decode_mask(decodes, self._rows, self._width, shared, dtype)
 
     def __call__(self, layer: int, qkv_TGE: Tensor) -> Tensor:
-        cache_RSGE = self._cache.layers_RSGE[layer]
-        cache_RSGE.view(-1, *cache_RSGE.shape[2:]).index_copy_(
-            0, self._places_T, qkv_TGE[:, self._heads :]
-        )
+        cache_2RKSE = self._cache.layers_2RKSE[layer]
+        fresh = qkv_TGE[:, self._heads :].reshape(-1, qkv_TGE.shape[-1])
+        cache_2RKSE.view(-1, fresh.shape[-1]).index_copy_(0, self._places, fresh)
         q_THE = qkv_TGE[:, : self._heads]
-        parts = [self._decode(cache_RSGE, q_THE[: self._decodes])] if self._decodes else []
+        parts = [self._decode(cache_2RKSE, q_THE[: self._decodes])] if self._decodes else []
         start = self._decodes
         for span in self._chunks:
-            parts.append(self._prefill(cache_RSGE, q_THE[start : start + span.fresh], span))
+            parts.append(self._prefill(cache_2RKSE, q_THE[start : start + span.fresh], span))
             start += span.fresh
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode(self, cache_RSGE: Tensor, q_THE: Tensor) -> Tensor:
+    def _decode(self, cache_2RKSE: Tensor, q_THE: Tensor) -> Tensor:
         """The heads that share a key-value head stand in for the query length, so that each
         key is read once for all of them, and for all tokens of a row."""
-        keys = cache_RSGE[self._first : self._first + self._rows, : self._longest]
+        rows_2RKLE = cache_2RKSE[:, self._first : self._first + self._rows, :, : self._longest]
         queries = q_THE
         if self._gaps:
             queries = q_THE.new_zeros(self._rows * self._width, *q_THE.shape[1:]).index_copy_(
                 0, self._slots, q_THE
             )
         queries = queries.view(self._rows, self._width, self._kv_heads, -1, q_THE.shape[-1])
-        mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2).flatten(2, 3),
-            keys[:, :, : self._kv_heads].transpose(1, 2),
-            keys[:, :, self._kv_heads :].transpose(1, 2),
-            attn_mask=self._mask,
-        )
+        q_RKNE = queries.transpose(1, 2).flatten(2, 3)
+        mixed = self._mix(q_RKNE, *rows_2RKLE.unbind(0))
         mixed = mixed.view(self._rows, self._kv_heads, self._width, -1, mixed.shape[-1])
         mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1, 2)
         return mixed[self._slots] if self._gaps else mixed
 
-    def _prefill(self, cache_RSGE: Tensor, q_CHE: Tensor, span: Span) -> Tensor:
-        kv_LGE = cache_RSGE[span.row, : span.past + span.fresh]
+    def _mix(self, q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor) -> Tensor:
+        if self._rows < MANY_ROWS or q_RKNE.dtype != torch.bfloat16:
+            return F.scaled_dot_product_attention(q_RKNE, k_RKLE, v_RKLE, attn_mask=self._mask)
+        return _by_products(q_RKNE, k_RKLE, v_RKLE, self._mask)
+
+    def _prefill(self, cache_2RKSE: Tensor, q_CHE: Tensor, span: Span) -> Tensor:
+        k_KLE, v_KLE = cache_2RKSE[:, span.row, :, : span.past + span.fresh].unbind(0)
         mixed = F.scaled_dot_product_attention(
             q_CHE.transpose(0, 1)[None],
-            kv_LGE[:, : self._kv_heads].transpose(0, 1)[None],
-            kv_LGE[:, self._kv_heads :].transpose(0, 1)[None],
+            k_KLE[None],
+            v_KLE[None],
             attn_mask=_chunk_mask(span, q_CHE.dtype) if span.past else None,
             is_causal=span.past == 0,
             enable_gqa=self._heads != self._kv_heads,
         )
         return mixed[0].transpose(0, 1)
+
+
+def _by_products(q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention as two batched products. For a few queries of many rows in bf16 it takes about
+    half of the time of torch's fused kernel, which is made for many queries of one; the first
+    product has keys first, which oneDNN does twice as fast."""
+    rows, heads, queries, width = q_RKNE.shape
+    q_BEN = q_RKNE.reshape(-1, queries, width).transpose(1, 2)
+    scores_BLN = torch.bmm(k_RKLE.flatten(0, 1), q_BEN)
+    scores_RKNL = scores_BLN.transpose(1, 2).contiguous().view(rows, heads, queries, -1)
+    scores_RKNL.mul_(width**-0.5)
+    if mask is not None:
+        scores_RKNL.add_(mask)
+    weights_BNL = torch.softmax(scores_RKNL, -1).flatten(0, 1)
+    return torch.bmm(weights_BNL, v_RKLE.flatten(0, 1)).view(q_RKNE.shape)
+
+
+def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
+    """Where the fresh tokens' keys and values go, in a layer seen as one list of places:
+    (T 2K,), all heads of a token one after another."""
+    halves, rows, heads, size, _ = cache.layers_2RKSE[0].shape
+    first_T = torch.tensor(
+        [s.row * heads * size + s.past + i for s in spans for i in range(s.fresh)]
+    )
+    part_2K = torch.arange(halves)[:, None] * rows * heads * size + torch.arange(heads) * size
+    return (first_T[:, None] + part_2K.flatten()).flatten()
 
 
 def _decode_mask(

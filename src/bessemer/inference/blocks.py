@@ -6,7 +6,7 @@ used no later than the one before it, so the oldest block of all has none after 
 alone: the order of use does what counting references would.
 
     N blocks   L layers   B tokens of a block   R rows   S context length
-    K key-value heads   E head size   G = 2K (keys, then values)
+    K key-value heads   E head size   2: keys, then values
 """
 
 from __future__ import annotations
@@ -64,13 +64,17 @@ class BlockStore:
     """At most `blocks` of them; fewer are kept when the cache's owner drops the oldest."""
 
     def __init__(
-        self, shape_LGE: tuple[int, int, int], dtype: torch.dtype, blocks: int, device: torch.device
+        self,
+        shape_L2KE: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        blocks: int,
+        device: torch.device,
     ) -> None:
-        layers, group, size = shape_LGE
-        shape = (blocks, layers, BLOCK_TOKENS, group, size)
+        *parts, size = shape_L2KE
+        shape = (blocks, *parts, BLOCK_TOKENS, size)
         self._block_bytes = math.prod(shape[1:]) * dtype.itemsize
         self._memory = Memory(blocks * self._block_bytes, device)
-        self._blocks_NLBGE = self._memory.tensor(shape, dtype)
+        self._blocks_NL2KBE = self._memory.tensor(shape, dtype)
         self.blocks = OrderedDict[bytes, Block]()  # the next to go is first
         self.free = list(range(blocks - 1, -1, -1))
 
@@ -91,17 +95,19 @@ class BlockStore:
         parts = [self.blocks[digest].scores for digest in chain]
         return np.concatenate(parts) if parts else np.full(0, np.nan)
 
-    def read(self, chain: Sequence[bytes], row_LSGE: Tensor) -> None:
+    def read(self, chain: Sequence[bytes], row_L2KSE: Tensor) -> None:
         """Copy blocks that are all here to the beginning of a row, and mark them as used."""
         for start, digest in enumerate(chain):
             begin = start * BLOCK_TOKENS
-            block_LBGE = self._blocks_NLBGE[self.blocks[digest].index]
-            row_LSGE[:, begin : begin + BLOCK_TOKENS].copy_(block_LBGE)
+            block_L2KBE = self._blocks_NL2KBE[self.blocks[digest].index]
+            row_L2KSE[..., begin : begin + BLOCK_TOKENS, :].copy_(block_L2KBE)
         self._use(chain)
 
-    def write(self, chain: Sequence[bytes], row_LSGE: Tensor, scores: np.ndarray[Any, Any]) -> None:
+    def write(
+        self, chain: Sequence[bytes], row_L2KSE: Tensor, scores: np.ndarray[Any, Any]
+    ) -> None:
         """Remember what of a row is not here yet. `scores` are of the row's tokens."""
-        chain = chain[: self._blocks_NLBGE.shape[0]]
+        chain = chain[: self._blocks_NL2KBE.shape[0]]
         known = self.longest(chain)
         self._use(chain[:known])
         while len(self.free) < len(chain) - known:
@@ -110,7 +116,7 @@ class BlockStore:
             begin, end = start * BLOCK_TOKENS, (start + 1) * BLOCK_TOKENS
             if start >= known:
                 block = self.blocks[digest] = Block(self.free.pop())
-                self._blocks_NLBGE[block.index].copy_(row_LSGE[:, begin:end])
+                self._blocks_NL2KBE[block.index].copy_(row_L2KSE[..., begin:end, :])
             found, told = self.blocks[digest].scores, scores[begin:end]
             found[: len(told)] = np.where(np.isnan(told), found[: len(told)], told)
         self._use(chain)

@@ -10,7 +10,7 @@ sequences began with it. A new sequence starts from a copy of what is known of i
 the store or from a row that still runs: the prefix cache. Decision 0003 has the figures.
 
     L layers   R rows   S context length   K key-value heads   E head size
-    G = 2K (keys, then values)
+    2: keys, then values
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class KVCache:
     ) -> None:
         self.context_length = context_length
         self.device = device
-        shape_LGE = (config.layers, 2 * config.kv_heads, config.head_dim)
-        self.bytes_per_token = math.prod(shape_LGE) * dtype.itemsize
+        shape_L2KE = (config.layers, 2, config.kv_heads, config.head_dim)
+        self.bytes_per_token = math.prod(shape_L2KE) * dtype.itemsize
         # One sequence may always use its whole row.
         self.budget_tokens = max(context_length, kv_bytes // self.bytes_per_token)
         stored = self.budget_tokens // BLOCK_TOKENS
@@ -98,13 +98,13 @@ class KVCache:
             rows = max(1, min(rows, self.budget_tokens // context_length))
             stored = (self.budget_tokens - rows * context_length) // BLOCK_TOKENS
         self.rows = [Row(index) for index in range(rows)]
-        self._row_bytes = context_length * self.bytes_per_token // config.layers
-        self._memory = Memory(config.layers * rows * self._row_bytes, device)
-        self._rows_LRSGE = self._memory.tensor(
-            (config.layers, rows, context_length, *shape_LGE[1:]), dtype
-        )
-        self.layers_RSGE: tuple[Tensor, ...] = self._rows_LRSGE.unbind(0)
-        self.store = BlockStore(shape_LGE, dtype, stored, device)
+        # Each head of a row lies in one piece, and all heads of all rows one after another: they
+        # are one batch of matrices (see `attention`).
+        shape_L2RKSE = (config.layers, 2, rows, config.kv_heads, context_length, config.head_dim)
+        self._memory = Memory(math.prod(shape_L2RKSE) * dtype.itemsize, device)
+        self._rows_L2RKSE = self._memory.tensor(shape_L2RKSE, dtype)
+        self.layers_2RKSE: tuple[Tensor, ...] = self._rows_L2RKSE.unbind(0)
+        self.store = BlockStore(shape_L2KE, dtype, stored, device)
 
     @property
     def held_tokens(self) -> int:
@@ -146,7 +146,7 @@ class KVCache:
     def release(self, row: Row) -> None:
         """The sequence ended. Its whole blocks are remembered until memory is short."""
         chain = row.whole_blocks()
-        self.store.write(chain, self._rows_LRSGE[:, row.index], row.scores[: row.computed])
+        self.store.write(chain, self._rows_L2RKSE[:, :, row.index], row.scores[: row.computed])
         row.backed = max(row.backed, row.computed)
         row.busy, row.computed = False, 0
         row.tokens, row.chain, row.scores = [], [], np.full(0, np.nan)
@@ -184,20 +184,22 @@ class KVCache:
     def _copy(self, chain: list[bytes], source: Row | None, target: Row, length: int) -> None:
         if source is None:
             blocks = -(-length // BLOCK_TOKENS)
-            self.store.read(chain[:blocks], self._rows_LRSGE[:, target.index])
+            self.store.read(chain[:blocks], self._rows_L2RKSE[:, :, target.index])
             return
-        for layer_RSGE in self.layers_RSGE:
-            layer_RSGE[target.index, :length] = layer_RSGE[source.index, :length]
+        for layer_2RKSE in self.layers_2RKSE:
+            layer_2RKSE[:, target.index, :, :length] = layer_2RKSE[:, source.index, :, :length]
 
     def _give_back(self, row: Row) -> None:
         """Free the pages behind what the row needs."""
-        place_bytes = self._row_bytes // self.context_length
         unread = row.backed - row.needed
         if not self._memory.is_elastic or unread <= 0:
             return
-        for layer in range(len(self.layers_RSGE)):
-            start = (layer * len(self.rows) + row.index) * self._row_bytes
-            self._memory.give_back(start + row.needed * place_bytes, unread * place_bytes)
+        layers, halves, rows, heads, size, width = self._rows_L2RKSE.shape
+        place_bytes = width * self._rows_L2RKSE.itemsize
+        for part in range(layers * halves):
+            for head in range(heads):
+                start = ((part * rows + row.index) * heads + head) * size + row.needed
+                self._memory.give_back(start * place_bytes, unread * place_bytes)
         row.backed = row.needed
 
 
