@@ -110,9 +110,10 @@ def by_engine(engine: Engine) -> Generate:
 
 
 def bessemer(path: Path) -> Generate:
-    from bessemer.inference.engine import NativeEngine
+    from bessemer.inference.engine import EngineSettings, NativeEngine
 
-    return by_engine(NativeEngine.open(path, "benchmark"))
+    # Answers to random prompts soon repeat themselves, which guesses would profit from.
+    return by_engine(NativeEngine.open(path, "benchmark", EngineSettings(guesses="off")))
 
 
 def openvino(path: Path) -> Generate:

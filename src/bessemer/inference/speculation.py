@@ -24,6 +24,10 @@ Guesses = Literal["off", "ngram"]
 MOST = 8
 """Tokens guessed for one sequence and step."""
 
+MOST_SEQUENCES = 12
+"""With more of them decoding nothing is guessed: every row of a step's attention is as wide as the
+widest, and at 32 guesses cost a tenth of the speed even where most were right (logbook)."""
+
 # A step's time is about 1 + TOKEN_COST * tokens (benchmarks/speculation.py --steps prints it).
 # A constant and not a stopwatch: equal requests shall be computed alike.
 TOKEN_COST = 0.07
@@ -78,6 +82,8 @@ class Speculation:
             room: tokens that memory has place for, beyond the next one of each sequence.
         """
         decoding = [sequence for sequence in running if sequence.decoding]
+        if len(decoding) > MOST_SEQUENCES:
+            return
         rates = {sequence: self._judged(sequence).rate for sequence in decoding}
         most = {sequence: min(MOST, _left(sequence)) for sequence in decoding}
         lengths = worthwhile(rates, most, room, self._drafter.cost)
