@@ -9,13 +9,13 @@ import platform as python_platform
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bessemer.core import sandbox
 from bessemer.core.home import Home
+from bessemer.core.processor import processor_name
 
 GB = 1e9
 DEMO_MEMORY_BYTES = 6_000_000_000
@@ -77,7 +77,7 @@ def examine(home: Home, *, measure: bool = True) -> Machine:
     return Machine(
         python=python_platform.python_version(),
         system=f"{python_platform.system()} {python_platform.machine()}",
-        processor=_processor(),
+        processor=processor_name(),
         cores=usable_cores(),
         memory_bytes=memory.total,
         memory_available_bytes=memory.available,
@@ -118,15 +118,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open() as file:
-            models = [line.partition(":")[2].strip() for line in file if "model name" in line]
-    except OSError:
-        models = []
-    return models[0] if models else python_platform.processor() or "unknown"
 
 
 def _existing(home: Home) -> str:

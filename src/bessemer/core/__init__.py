@@ -20,6 +20,7 @@ __all__ = [
     "memory",
     "principal",
     "processes",
+    "processor",
     "progress",
     "protocols",
     "recipes",

@@ -113,7 +113,11 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is and how busy it is."""
+    """What an engine is and how busy it is.
+
+    `conditions` is what equal bits need beside an equal model and an equal request (a processor,
+    versions); an engine that does not promise them has none.
+    """
 
     model_digest: str
     context_length: int
@@ -122,6 +126,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     max_running: int = 0
     memory_bytes: int = 0
+    conditions: Mapping[str, str] = {}
 
 
 class Engine(Protocol):

@@ -52,7 +52,7 @@ class BatchAttention:
         self._cache = cache
         self._chunks = chunks
         self._decodes = sum(span.fresh for span in decodes)
-        self._places = _places((*decodes, *chunks), cache)
+        self._places = places((*decodes, *chunks), cache)
         if decodes:
             self._first = decodes[0].row
             self._rows = decodes[-1].row - self._first + 1
@@ -127,7 +127,7 @@ def _by_products(q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor, mask: Tensor | 
     return torch.bmm(weights_BNL, v_RKLE.flatten(0, 1)).view(q_RKNE.shape)
 
 
-def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
+def places(spans: Sequence[Span], cache: KVCache) -> Tensor:
     """Where the fresh tokens' keys and values go, in a layer seen as one list of places:
     (T 2K,), all heads of a token one after another."""
     halves, rows, heads, size, _ = cache.layers_2RKSE[0].shape

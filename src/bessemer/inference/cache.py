@@ -64,7 +64,7 @@ class Row:
         return self.chain
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """The longest known prefix of a sequence; `source` is a row, or None for the store."""
 
     blocks: int
@@ -124,9 +124,7 @@ class KVCache:
         row = next((row for row in self.rows if not row.busy), None)
         if row is None:
             return None
-        chain: list[bytes] = []
-        if reuse != "nothing":
-            extend_chain(chain, ids, salt)
+        chain = self._chain(ids, salt) if reuse != "nothing" else []
         known = self._longest_prefix(chain)
         scores = np.full(len(ids), np.nan)
         found = self._scores_of(chain, known)
@@ -168,15 +166,21 @@ class KVCache:
             self._give_back(row)
         self.store.clear()
 
-    def _longest_prefix(self, chain: list[bytes]) -> _Known:
-        best = _Known(self.store.longest(chain), None)
+    def _chain(self, ids: Sequence[int], salt: bytes) -> list[bytes]:
+        """Digests of the blocks by which a sequence's prefix is found."""
+        chain: list[bytes] = []
+        extend_chain(chain, ids, salt)
+        return chain
+
+    def _longest_prefix(self, chain: list[bytes]) -> Known:
+        best = Known(self.store.longest(chain), None)
         for row in self.rows:
             if row.busy and len(chain) > best.blocks:
                 blocks = common_blocks(row.whole_blocks(), chain)
-                best = max(best, _Known(blocks, row), key=lambda known: known.blocks)
+                best = max(best, Known(blocks, row), key=lambda known: known.blocks)
         return best
 
-    def _scores_of(self, chain: list[bytes], known: _Known) -> Scores:
+    def _scores_of(self, chain: list[bytes], known: Known) -> Scores:
         if known.source is None:
             return self.store.scores(chain[: known.blocks])
         return known.source.scores[: known.blocks * BLOCK_TOKENS]

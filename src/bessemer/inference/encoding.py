@@ -27,15 +27,23 @@ MAX_WAITING = 4096
 
 
 class EncoderStepper:
-    """Dynamic batching by tokens. Takes only sequences that want a vector."""
+    """Dynamic batching by tokens. Takes only sequences that want a vector.
 
-    def __init__(self, model: PreparedEncoder, context_length: int) -> None:
+    Args:
+        step_tokens: texts are computed together up to so many; a longer one alone.
+    """
+
+    def __init__(
+        self, model: PreparedEncoder, context_length: int, step_tokens: int = STEP_TOKENS
+    ) -> None:
         self._model = model
+        self._step_tokens = step_tokens
         self._context_length = context_length
         self._waiting = FairQueue()
         self._running: list[EngineSequence] = []
         self._tokens_per_s = 10_000.0  # measured as it goes
         self.counters = Counters()
+        self.conditions: dict[str, str] = {}
 
     @property
     def idle(self) -> bool:
@@ -82,13 +90,13 @@ class EncoderStepper:
             precision=precisions.name_of(self._model.dtype),
             running=len(self._running),
             waiting=len(self._waiting),
-            max_running=STEP_TOKENS,
+            max_running=self._step_tokens,
         )
 
     def _next_batch(self) -> list[EngineSequence]:
         batch: list[EngineSequence] = []
-        room = max(STEP_TOKENS, self._context_length)
-        while (sequence := self._waiting.first()) and len(sequence.ids) <= room:
+        room = self._step_tokens
+        while (sequence := self._waiting.first()) and (not batch or len(sequence.ids) <= room):
             self._waiting.pop()
             if not sequence.cancelled:
                 sequence.admitted_at = time.monotonic()

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenC
 from bessemer.inference import precision as precisions
 from bessemer.inference.cache import KVCache
 from bessemer.inference.constraint import Compiler, Matcher
+from bessemer.inference.deterministic import ChunkCache, DeterministicStepper, conditions
 from bessemer.inference.draft_model import DraftModel, check_vocabularies
 from bessemer.inference.encoding import EncoderStepper
 from bessemer.inference.prepared import PreparedDecoder
@@ -42,6 +43,8 @@ from bessemer.models.folder import load_decoder
 from bessemer.models.quantizing import load_coded
 from bessemer.models.scheme import kind_of
 
+Cache = TypeVar("Cache", bound=KVCache)
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -49,6 +52,8 @@ class EngineSettings:
 
     `kv_bytes` bounds what idle and newly admitted sequences keep in the cache. `guesses` says who
     proposes tokens that come next (see `speculation`): `ngram`, or a folder with a draft model.
+    A `deterministic` engine's answers have the same bits whatever else it computes (see
+    `deterministic`); it guesses nothing.
     """
 
     precision: precisions.Precision = "auto"
@@ -58,6 +63,7 @@ class EngineSettings:
     kv_bytes: int = 1 << 30
     chunk_tokens: int = 256
     guesses: Guesses | Path = "ngram"
+    deterministic: bool = False
 
 
 class NativeEngine:
@@ -116,8 +122,12 @@ class NativeEngine:
         sequence.cancelled = True
 
     def set_threads(self, threads: int) -> None:
-        """Compute with this many threads from the next step on."""
-        self._inbox.put(lambda: torch.set_num_threads(threads))
+        """Compute with this many threads from the next step on.
+
+        A deterministic engine keeps those it began with: they are a condition of its bits.
+        """
+        if not self._settings.deterministic:
+            self._inbox.put(lambda: torch.set_num_threads(threads))
 
     def on_step(self, notify: Callable[[], None]) -> None:
         """Call `notify` in the engine's thread after each step (one frame per step)."""
@@ -136,7 +146,10 @@ class NativeEngine:
     def info_now(self) -> EngineInfo:
         occupancy = self._stepper.occupancy()
         return EngineInfo(
-            model_digest=self._digest, memory_bytes=_memory_bytes(), **occupancy._asdict()
+            model_digest=self._digest,
+            memory_bytes=_memory_bytes(),
+            conditions=self._stepper.conditions,
+            **occupancy._asdict(),
         )
 
     # -- the Engine protocol --------------------------------------------------------------
@@ -252,18 +265,24 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
     longest = settings.context_length or 1 << 30
     if is_encoder(folder):
         encoder = PreparedEncoder(load_encoder(folder, dtype))
-        return EncoderStepper(encoder, min(longest, encoder.config.context_length))
+        length = min(longest, encoder.config.context_length)
+        if not settings.deterministic:
+            return EncoderStepper(encoder, length)
+        alone = EncoderStepper(encoder, length, step_tokens=1)
+        alone.conditions = conditions(encoder.dtype)
+        return alone
     decoder = _load(folder, dtype)
     model = _served(decoder)
-    cache = _cache(model, settings, longest)
-    return Stepper(
-        model,
-        cache,
-        max_waiting=settings.max_waiting,
-        chunk_tokens=settings.chunk_tokens,
-        pooling=own_pooling(folder),
-        drafter=_drafter(folder, decoder, settings, cache.context_length),
-    )
+    work: dict[str, Any] = {
+        "max_waiting": settings.max_waiting,
+        "chunk_tokens": settings.chunk_tokens,
+        "pooling": own_pooling(folder),
+    }
+    if settings.deterministic:
+        return DeterministicStepper(model, _cache(model, settings, longest, ChunkCache), **work)
+    cache = _cache(model, settings, longest, KVCache)
+    drafter = _drafter(folder, decoder, settings, cache.context_length)
+    return Stepper(model, cache, **work, drafter=drafter)
 
 
 def _drafter(
@@ -283,7 +302,7 @@ def _drafter(
     model = _served(draft)
     return DraftModel(
         model,
-        _cache(model, settings, context_length),
+        _cache(model, settings, context_length, KVCache),
         vocabulary=sizes[0],
         cost=_parameters(draft) / _parameters(decoder),
         chunk_tokens=settings.chunk_tokens,
@@ -299,8 +318,8 @@ def _parameters(decoder: Decoder) -> int:
     return sum(parameter.numel() for parameter in decoder.parameters())
 
 
-def _cache(model: ServedModel, settings: EngineSettings, longest: int) -> KVCache:
-    return KVCache(
+def _cache(model: ServedModel, settings: EngineSettings, longest: int, kind: type[Cache]) -> Cache:
+    return kind(
         model.config,
         model.dtype,
         rows=settings.max_running,

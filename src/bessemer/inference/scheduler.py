@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bessemer.core.errors import Busy, ContextLengthExceeded, DeadlineExceeded, InvalidInput
-from bessemer.inference.cache import KVCache
+from bessemer.inference.cache import KVCache, Row
 from bessemer.inference.fair_queue import FairQueue
 from bessemer.inference.sequence import EngineSequence
 
@@ -94,17 +94,17 @@ class Scheduler:
         self._drop_expired()
         self._preempt()
         self.cache.trim()
-        decoding = sorted((s for s in self.running if s.decoding), key=_row_index)
+        decoding = sorted((s for s in self.running if self._decodes(s)), key=_row_index)
         decodes = [Share(sequence, 1 + len(sequence.proposed)) for sequence in decoding]
         budget = self.chunk_tokens - sum(share.tokens for share in decodes)
         chunks: list[Share] = []
         for sequence in self.running:
-            if not sequence.decoding and budget > 0:
-                count = min(sequence.todo, budget)
+            if not self._decodes(sequence) and budget > 0:
+                count = self._cut(sequence, budget)
                 chunks.append(Share(sequence, count))
                 budget -= count
         while budget > 0 and (admitted := self._admit()) is not None:
-            count = min(admitted.todo, budget)
+            count = self._cut(admitted, budget)
             chunks.append(Share(admitted, count))
             budget -= count
         if not decodes and not chunks:
@@ -152,12 +152,20 @@ class Scheduler:
                 context_length=limit,
             )
 
+    def _decodes(self, sequence: EngineSequence) -> bool:
+        """Whether its next token is one of a decoding step."""
+        return sequence.decoding
+
+    def _cut(self, sequence: EngineSequence, budget: int) -> int:
+        """How many tokens of its prefill this step computes."""
+        return min(sequence.todo, budget)
+
     def _admit(self) -> EngineSequence | None:
         """Give the next one that waits a row, if there is one and memory has room."""
         sequence = self.waiting.first()
         if sequence is None or not self._fits(sequence):
             return None
-        row = self.cache.acquire(sequence.ids, sequence.reuse)
+        row = self._acquire(sequence)
         if row is None:
             return None
         self.waiting.pop()
@@ -170,10 +178,13 @@ class Scheduler:
         self.running.append(sequence)
         return sequence
 
+    def _acquire(self, sequence: EngineSequence) -> Row | None:
+        return self.cache.acquire(sequence.ids, sequence.reuse)
+
     def _preempt(self) -> None:
         """Make room for the next token of everybody by sending back who came last."""
         while len(self.running) > 1:
-            growing = sum(1 for sequence in self.running if sequence.decoding)
+            growing = sum(1 for sequence in self.running if self._decodes(sequence))
             if self.cache.busy_tokens + growing <= self.cache.budget_tokens:
                 return
             latest = next((s for s in reversed(self.running) if s.wanted == "tokens"), None)

@@ -46,7 +46,11 @@ class _News:
 
 
 class Stepper:
-    """Continuous batching over one decoder; `pooling` is what a vector is made by unless asked."""
+    """Continuous batching over one decoder; `pooling` is what a vector is made by unless asked.
+
+    Attributes:
+        conditions: what equal bits need beside an equal request; empty where they are not promised.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Stepper:
         self._precision = model.precision
         self._runner = Runner(model, cache)
         self._speculation = Speculation(drafter) if drafter is not None else None
+        self.conditions: dict[str, str] = {}
 
     @property
     def idle(self) -> bool:

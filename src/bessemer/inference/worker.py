@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         context_length=options.context_length,
         kv_bytes=options.kv_bytes,
         guesses=options.guesses,
+        deterministic=options.deterministic,
     )
     try:
         engine = NativeEngine.open(options.model, options.digest, settings)
@@ -67,6 +68,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         help="off, ngram, or the folder of a draft model",
     )
     parser.add_argument("--kv-bytes", type=int, default=1 << 30, help="memory for the KV cache")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="equal requests get equal bits, in any company"
+    )
     return parser.parse_args(arguments)
 
 
