@@ -61,7 +61,8 @@ MEANING = {
     "max_completion_tokens": "the same as `max_tokens`; not both",
     "n": "choices; with a seed, choice *i* uses seed + *i*",
     "seed": "draws the same tokens from the same probabilities; rounding may differ with what else"
-    " the engine computes at the time",
+    " the engine computes at the time, unless the server is"
+    " [deterministic](../guides/replay.md)",
     "stop": f"up to {parameters.MAX_STOPS} strings; none of them is in the answer",
     "stream": "server-sent events, ended by `[DONE]`",
     "stream_options": "`include_usage`; `include_obfuscation` is refused when true",

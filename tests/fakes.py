@@ -42,6 +42,7 @@ class FakeEngine:
         step: tokens a chunk.
         hold_after: wait for `go` before the token of this number.
         error: raised before the token of number `error_after`.
+        conditions: of its bits, as `info` tells them.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class FakeEngine:
         hold_after: int | None = None,
         error: Exception | None = None,
         error_after: int = 0,
+        conditions: Mapping[str, str] | None = None,
     ) -> None:
+        self._conditions = conditions or {}
         self._answer = answer if callable(answer) else lambda _request: answer
         self._context_length = context_length
         self._digest = digest
@@ -119,6 +122,7 @@ class FakeEngine:
             context_length=self._context_length,
             precision="fp32",
             running=self.running,
+            conditions=self._conditions,
         )
 
     def _cut(self, request: GenerateRequest) -> tuple[list[int], FinishReason]:

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 import bessemer.app.migrations as migrations
 from bessemer.access import tables as access_tables
-from bessemer.app.migrations.versions import r0001_first_light
+from bessemer.app.migrations.versions import r0001_first_light, r0002_answers
 from bessemer.app.platform import Platform
 from bessemer.core.tables import metadata
 
@@ -58,10 +58,11 @@ def test_a_change_nobody_migrated_would_be_seen(platform: Platform) -> None:
     assert (what, table, column.name) == ("add_column", "runs", "forgotten")
 
 
-def test_the_first_migration_can_be_undone(platform: Platform) -> None:
+def test_every_migration_can_be_undone(platform: Platform) -> None:
     from alembic.operations import Operations
 
     with platform.db.write() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0002_answers.downgrade()
             r0001_first_light.downgrade()
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]

@@ -22,6 +22,8 @@ SCOPES: dict[str, str] = {
     "chat": "chat, completions and embeddings",
     "models:read": "list models",
     "models:write": "add and name models",
+    "answers:read": "replay recorded answers",
+    "answers:write": "forget recorded answers",
     "datasets:read": "list datasets",
     "datasets:write": "add and name datasets",
     "runs:read": "list and follow runs",

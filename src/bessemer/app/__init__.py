@@ -28,6 +28,8 @@ __all__ = [
     "pool_serving",
     "pull",
     "quantizing",
+    "recording",
+    "replaying",
     "responder",
     "run_process",
     "seen",

@@ -20,13 +20,18 @@ FAILED_REST_S = 30.0
 
 
 def worker_command(
-    model: NamedModel, socket: Path, threads: int, guesses: str | Path = "ngram"
+    model: NamedModel,
+    socket: Path,
+    threads: int,
+    guesses: str | Path = "ngram",
+    deterministic: bool = False,
 ) -> list[str]:
     """The native engine's command line; `guesses` is `off`, `ngram` or a draft model's folder."""
     return [
         *(sys.executable, "-P", "-m", "bessemer.inference.worker"),
         *("--model", str(model.path), "--digest", model.digest),
         *("--socket", str(socket), "--threads", str(threads), "--guesses", str(guesses)),
+        *(("--deterministic",) if deterministic else ()),
     ]
 
 

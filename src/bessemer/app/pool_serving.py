@@ -16,6 +16,7 @@ from bessemer.app.chat import ModelHealth, ModelState, ServedModel
 from bessemer.app.embeddings import EngineEmbedder
 from bessemer.app.models import NamedModel, find_model, list_models
 from bessemer.app.platform import Platform
+from bessemer.app.recording import Recorder
 from bessemer.app.responder import EngineResponder
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.principal import Principal
@@ -52,11 +53,16 @@ class _Known(NamedTuple):
 
 
 class PoolServing:
-    """Implements `chat.Serving` over a platform and an engine pool."""
+    """Implements `chat.Serving` over a platform and an engine pool.
 
-    def __init__(self, platform: Platform, pool: Pool) -> None:
+    Args:
+        recorder: keeps a record of every answer; for deterministic engines.
+    """
+
+    def __init__(self, platform: Platform, pool: Pool, recorder: Recorder | None = None) -> None:
         self._platform = platform
         self._pool = pool
+        self._recorder = recorder
         self._names: dict[tuple[str, str], _Known] = {}
         self._voices: dict[str, _Voice] = {}
         self._loading = asyncio.Lock()
@@ -64,6 +70,8 @@ class PoolServing:
     async def responder(self, principal: Principal, model: str) -> EngineResponder:
         """See `chat.Serving.responder`. The first request for a model waits until it is loaded."""
         named, engine, voice = await self._awake(principal, model)
+        if self._recorder is not None:
+            engine = self._recorder.around(engine, named, principal)
         return EngineResponder(engine, *voice, model_digest=named.digest)
 
     async def embedder(self, principal: Principal, model: str) -> EngineEmbedder:

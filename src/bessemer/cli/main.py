@@ -29,6 +29,7 @@ VERBS = {
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",
     "check": "Compare what is served with what was trained.",
+    "replay": "Compute a recorded answer again and compare every bit.",
     "chat": "Talk to a model in the terminal.",
     "runs": "List runs; show, follow or cancel one.",
     "key": "Create, list and revoke API keys.",

@@ -18,6 +18,7 @@ from bessemer.app.keys import KeyRing
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
+from bessemer.app.recording import Recorder, prune
 from bessemer.app.supervisor import Supervisor, thread_budget
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
@@ -35,6 +36,7 @@ class Service:
     Args:
         preload: models to load at once; others load when they are first asked for.
         guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model's folder.
+        deterministic: answers depend on model and request alone, and a record of each is kept.
         started: called with the base URL and a one-time login URL once requests are answered.
 
     Raises:
@@ -51,16 +53,19 @@ class Service:
         preload: Sequence[NamedModel] = (),
         hosts: Sequence[str] = (),
         guesses: str | Path = "ngram",
+        deterministic: bool = False,
         started: Callable[[str, str], None],
     ) -> None:
         self._platform = platform
         self._preload = preload
         self._threads = threads
-        command = partial(worker_command, guesses=guesses)
+        command = partial(worker_command, guesses=guesses, deterministic=deterministic)
         self._pool = EnginePool(platform, threads, command=command)
+        self._recorder = Recorder(platform) if deterministic else None
+        prune(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
-        serving = PoolServing(platform, self._pool)
+        serving = PoolServing(platform, self._pool, self._recorder)
         folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts)
         app = build_gateway(serving, self._keyring, other=console)
@@ -96,6 +101,8 @@ class Service:
             await asyncio.wait([refreshing])
             await self._supervisor.close()
             await self._pool.close()
+            if self._recorder is not None:
+                await self._recorder.close()
 
     async def _each_second(self) -> None:
         """Learn of new and revoked keys; share the cores between engines and a run."""

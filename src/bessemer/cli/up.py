@@ -21,6 +21,11 @@ import click
     show_default=True,
     help="Who guesses tokens ahead: off, ngram, or a smaller MODEL with the same vocabulary.",
 )
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Answers depend on model and request alone, and are recorded for bessemer replay.",
+)
 def command(
     host: str,
     port: int,
@@ -28,6 +33,7 @@ def command(
     threads: int | None,
     hosts: tuple[str, ...],
     guesses: str,
+    deterministic: bool,
 ) -> None:
     """Start the server: API, console, engines, job queue.
 
@@ -37,7 +43,11 @@ def command(
     """
     from bessemer.app.machine import usable_cores
     from bessemer.app.platform import Platform
+    from bessemer.app.recording import KEPT_DAYS, MOST_ANSWERS
     from bessemer.cli.serving import Service, guesses_of, models_to_load
+
+    if deterministic and guesses not in ("off", "ngram"):
+        raise click.UsageError("--deterministic guesses nothing ahead: leave out --guesses")
 
     with Platform.open() as platform, platform.home.lock():
         preload = models_to_load(platform, names)
@@ -49,8 +59,14 @@ def command(
             preload=preload,
             hosts=hosts,
             guesses=guesses_of(platform, guesses),
+            deterministic=deterministic,
             started=_welcome,
         )
+        if deterministic:
+            click.echo(
+                f"deterministic: the newest {MOST_ANSWERS:,} requests and answers are kept for"
+                f" {KEPT_DAYS} days, their content included; bessemer replay proves them"
+            )
         if not preload:
             click.echo("no models yet: in another terminal, bessemer pull")
         for model in preload:

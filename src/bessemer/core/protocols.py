@@ -111,6 +111,14 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def drawn(self) -> list[TokenLogprob]:
+        """Everything that was drawn, the stop id included, where log-probabilities were asked."""
+        drawn = list(self.logprobs or ())
+        if self.stop_id is not None and self.stop_logprob is not None:
+            drawn.append(TokenLogprob(self.stop_id, self.stop_logprob))
+        return drawn
+
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is and how busy it is.

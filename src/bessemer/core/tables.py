@@ -42,6 +42,16 @@ names = owned(
     Index(None, "project_id", "kind", "name"),
 )
 
+# Answers of a deterministic server, to be computed again: `record` is `app.recording.Record`.
+answers = owned(
+    "answers",
+    Column("request_id", String(64), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("record", Text, nullable=False),
+    Index(None, "project_id", "request_id"),
+    Index(None, "created_ms"),
+)
+
 # What a project asked to be run. What happened to it is in the run's folder.
 runs = owned(
     "runs",

@@ -44,7 +44,7 @@ async def _whole(
     choices = [Choice() for _ in replies]
     async for index, delta in pieces:
         choices[index].take(delta)
-    heading = Heading.new(shape.prefix, ask.model, replies[0].model_digest)
+    heading = Heading.new(shape.prefix, exchange.request_id, ask.model, replies[0].model_digest)
     usage = total_usage(choices, ask.candidates)
     best = best_of(choices, ask.n, ask.candidates)
     for choice in best:
@@ -66,7 +66,9 @@ async def _stream(
     lengths: dict[int, int] = {}
     async for index, delta in pieces:
         if heading is None:
-            heading = Heading.new(shape.prefix, ask.model, replies[index].model_digest)
+            heading = Heading.new(
+                shape.prefix, exchange.request_id, ask.model, replies[index].model_digest
+            )
             await exchange.open_events()
         if index not in lengths:
             lengths[index] = 0

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import msgspec
 
-from bessemer.core.ids import new_id
 from bessemer.core.protocols import Delta, PromptRead, PromptToken, Usage
 from bessemer.gateway.choices import Choice
 
@@ -75,8 +74,9 @@ class Heading(msgspec.Struct, frozen=True):
     fingerprint: str | msgspec.UnsetType
 
     @classmethod
-    def new(cls, prefix: str, model: str, digest: str | None) -> Heading:
-        name = new_id(prefix).replace("_", "-")
+    def new(cls, prefix: str, request_id: str, model: str, digest: str | None) -> Heading:
+        """The answer's id ends like the request's, so that either of them finds the other."""
+        name = f"{prefix}-{request_id.rpartition('_')[2]}"
         return cls(name, int(time.time()), model, fingerprint_of(digest))
 
 

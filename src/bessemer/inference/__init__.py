@@ -17,6 +17,7 @@ __all__ = [
     "precision",
     "prepared",
     "probing",
+    "recomputing",
     "sampling",
     "speeds",
     "worker",
