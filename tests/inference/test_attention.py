@@ -61,3 +61,15 @@ def test_what_a_neighbor_left_in_memory_is_not_read() -> None:
     assert torch.equal(
         BatchAttention(CONFIG, cache, [short, *spans], [], torch.bfloat16)(0, qkv)[0], together
     )
+
+
+@pytest.mark.parametrize(("past", "fresh"), [(0, 64), (0, 33), (7, 40), (20, 44), (0, 32)])
+def test_a_chunk_in_blocks_is_causal_attention(
+    past: int, fresh: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [Span(3, past, fresh)]
+    exact = attend([], chunks, torch.float64)
+    for block in (64, 16):  # one block, and several with a rest
+        monkeypatch.setattr(attention, "BLOCK", block)
+        mixed = attend([], chunks, torch.bfloat16).double()
+        assert float((mixed - exact).norm() / exact.norm()) < 0.012
