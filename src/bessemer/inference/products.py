@@ -32,8 +32,12 @@ FEW_INT8 = 10
 FEW_INT4 = 10
 
 
-def join(*linears: nn.Module, dtype: torch.dtype) -> Linear:
-    """Several linear layers of one input as one, their outputs side by side."""
+def join(*linears: nn.Module, dtype: torch.dtype, rounds: bool = True) -> Linear:
+    """Several linear layers of one input as one, their outputs side by side.
+
+    Args:
+        rounds: whether activations may be rounded to 8 bits.
+    """
     biases = [part.bias.detach() for part in linears if isinstance(part.bias, Tensor)]
     bias_O = torch.cat(biases) if biases else None
     coded = [linear.matrix for linear in linears if isinstance(linear, CodedLinear)]
@@ -43,7 +47,7 @@ def join(*linears: nn.Module, dtype: torch.dtype) -> Linear:
     assert len(coded) == len(linears), linears
     matrix = beside(coded)
     return (
-        int8(matrix, bias_O, dtype)
+        int8(matrix, bias_O, dtype, rounds=rounds)
         if isinstance(matrix, Int8Matrix)
         else int4(matrix, bias_O, dtype)
     )
@@ -58,12 +62,14 @@ def plain(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
     return lambda x: F.linear(x, weight_OI, bias_O)
 
 
-def int8(matrix: Int8Matrix, bias_O: Tensor | None, dtype: torch.dtype) -> Linear:
+def int8(
+    matrix: Int8Matrix, bias_O: Tensor | None, dtype: torch.dtype, *, rounds: bool = True
+) -> Linear:
     """Products with 8-bit codes, for activations of `dtype`; as numbers where there are none."""
     if dtype != torch.bfloat16 or not _multiplies_int8():
         return plain(matrix.whole(dtype), bias_O)
     codes_OI, scales_O = matrix.codes.contiguous(), matrix.scales[:, 0].contiguous()
-    many = _rounded_rows(matrix)
+    many = _rounded_rows(matrix) if rounds else plain(matrix.whole(dtype), None)
 
     def product(x_MI: Tensor) -> Tensor:
         few = len(x_MI) <= FEW_INT8
