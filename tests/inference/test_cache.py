@@ -91,6 +91,23 @@ def test_a_prefix_is_copied_out_of_a_row_that_still_runs() -> None:
     assert held(cache, second) == [said_by([1] * (n + 1)) for n in range(64)]
 
 
+def test_tokens_that_were_taken_back_are_not_found_again() -> None:
+    """A guess goes into its row before it is known to be right."""
+    cache = cache_of()
+    row = cache.acquire([1] * 70)
+    assert row is not None
+    compute(cache, row)
+    looker = cache.acquire([1] * 70)  # looks at what the row has by now
+    assert looker is not None and looker.computed == 64
+    row.computed, row.tokens = 40, [1] * 40 + [2] * 30
+    compute(cache, row)
+    cache.release(looker)
+    cache.release(row)
+    again = cache.acquire([1] * 40 + [2] * 31)
+    assert again is not None and again.computed == 64
+    assert held(cache, again)[-1] == said_by([1] * 40 + [2] * 24)
+
+
 def test_a_salt_keeps_equal_tokens_apart() -> None:
     cache = cache_of()
     assert fill(cache, [1] * 64, b"adapter") == 0
@@ -238,6 +255,23 @@ class CacheMachine(RuleBasedStateMachine):
         row = self.running[which % len(self.running)]
         if row.computed == len(row.tokens) < 96:
             row.tokens.append(token)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 2), count=st.integers(1, 20), other=st.lists(st.integers(0, 1)))
+    def take_back(self, which: int, count: int, other: list[int]) -> None:
+        """A guess was wrong: the last tokens are others."""
+        row = self.running[which % len(self.running)]
+        length = len(row.scores)
+        if row.computed == len(row.tokens) > length + count:
+            kept = len(row.tokens) - count
+            row.tokens = [*row.tokens[:kept], *other][:96]
+            row.computed = kept
+
+    @rule(count=st.integers(20, 60), token=st.integers(0, 1))
+    def draw_many(self, count: int, token: int) -> None:
+        for row in self.running:
+            row.tokens = (row.tokens + [token] * count)[:96]
+            compute(self.cache, row)
 
     @precondition(lambda self: len(self.running) < 3)
     @rule(head=st.sampled_from([0, 20, 40]), tail=st.integers(0, 9), length=st.integers(16, 90))

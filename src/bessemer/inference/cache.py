@@ -41,7 +41,7 @@ class Row:
 
     `scores[i]` is log p(tokens[i] | tokens[:i]) where it is known, else NaN. `backed` is how many
     places have pages in memory, of this sequence or of those before it. `salt` is what else keys
-    and values depend on.
+    and values depend on. `tokens` and `computed` may also go back, when a guess was wrong.
     """
 
     index: int
@@ -51,7 +51,8 @@ class Row:
     busy: bool = False
     backed: int = 0
     salt: bytes = b""
-    chain: list[bytes] = field(default_factory=list)
+    _hashed: list[int] = field(default_factory=list)
+    _chain: list[bytes] = field(default_factory=list)
 
     @property
     def needed(self) -> int:
@@ -60,8 +61,23 @@ class Row:
 
     def whole_blocks(self) -> list[bytes]:
         """Digests of its whole computed blocks."""
-        extend_chain(self.chain, self.tokens[: self.computed], self.salt)
-        return self.chain
+        whole = self.tokens[: self.computed // BLOCK_TOKENS * BLOCK_TOKENS]
+        if whole[: len(self._hashed)] != self._hashed:
+            self._chain = []
+        self._hashed = whole
+        extend_chain(self._chain, whole, self.salt)
+        return self._chain
+
+    def begin(self, ids: Sequence[int], computed: int, scores: Scores, salt: bytes) -> None:
+        """Become a running sequence's."""
+        self.tokens, self.computed, self.scores = list(ids), computed, scores
+        self.salt, self._hashed, self._chain = salt, [], []
+        self.busy = True
+
+    def end(self) -> None:
+        self.backed = max(self.backed, self.computed)
+        self.begin([], 0, np.full(0, np.nan), b"")
+        self.busy = False
 
 
 class Known(NamedTuple):
@@ -135,9 +151,7 @@ class KVCache:
             # which may be another one here.
             length = max(0, min(length, _first_unknown(found)) - 1)
         self._copy(chain, known.source, row, length)
-        row.tokens, row.computed, row.scores = list(ids), length, scores
-        row.salt, row.chain = salt, chain[: length // BLOCK_TOKENS]
-        row.busy = True
+        row.begin(ids, length, scores, salt)
         self.trim()
         return row
 
@@ -145,9 +159,7 @@ class KVCache:
         """The sequence ended. Its whole blocks are remembered until memory is short."""
         chain = row.whole_blocks()
         self.store.write(chain, self._rows_L2RKSE[:, :, row.index], row.scores[: row.computed])
-        row.backed = max(row.backed, row.computed)
-        row.busy, row.computed = False, 0
-        row.tokens, row.chain, row.scores = [], [], np.full(0, np.nan)
+        row.end()
         self.trim()
 
     def trim(self) -> None:
