@@ -50,6 +50,22 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass() -> None:
     assert draw(logits_V, Sampling(top_p=1e-9), seed=1, position=0) == 0
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(top_p=0.0),
+        Sampling(top_p=1e-320, min_p=0.1),
+        Sampling(top_p=0.0, min_p=1.0, top_k=3),
+        Sampling(temperature=1e-320),
+        Sampling(temperature=1e-320, top_p=0.5, min_p=0.5),
+        Sampling(temperature=1e-6, top_k=2),
+    ],
+)
+def test_what_is_nearly_nothing_leaves_the_likeliest_token(sampling: Sampling) -> None:
+    scores_V = logits_of(40)
+    assert all(draw(scores_V, sampling, seed, 0) == int(scores_V.argmax()) for seed in range(20))
+
+
 def test_a_wide_nucleus_beyond_the_short_list_is_still_whole() -> None:
     logits_V = torch.zeros(2000)
     seen = {draw(logits_V, Sampling(top_p=0.99), seed=3, position=i) for i in range(DRAWS)}

@@ -18,9 +18,9 @@ Pooling = Literal["mean", "cls", "last"]
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is drawn.
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 keep every token. With a `seed`
-    the noise depends only on the seed and the position in the answer. `logit_bias` is added to the
-    scores of token ids.
+    `temperature` 0 (or below 1e-5) is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 keep every token.
+    With a `seed` the noise depends only on the seed and the position in the answer. `logit_bias` is
+    added to the scores of token ids.
     """
 
     temperature: float = 1.0

@@ -53,7 +53,7 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     min_p: Share | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     max_tokens: Count | None = None
     n: Choices | None = None
     seed: Seed | None = None

@@ -24,13 +24,15 @@ from bessemer.core.protocols import Sampling, TokenLogprob
 
 _FEW = (256, 4096)  # a top-p set is nearly always among so many; the whole sort is the exception
 _BLOCK = 256
+# Below it is 0: in float32 smaller numbers divide to infinities, and at last by zero.
+_COLDEST = 1e-5
 
 _Keep = Callable[[Tensor, float], Tensor]
 
 
 def draw(logits_V: Tensor, sampling: Sampling, seed: int, position: int) -> int:
     """The next token for one request's scores (float32 or float64, (V,))."""
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLDEST:
         return int(logits_V.argmax())
     ids_I = _candidates(logits_V, sampling)
     number = uniform(seed, position)
@@ -144,7 +146,9 @@ def _nucleus(weights_I: Tensor, top_p: float) -> Tensor:
         edges = values.double().cumsum(0)
         if float(edges[-1]) >= enough:
             break
-    return order[(edges - values < enough).nonzero()[:, 0]]
+    kept = edges - values < enough
+    kept[0] = True  # also where `top_p` is 0
+    return order[kept.nonzero()[:, 0]]
 
 
 def _not_far_below(weights_I: Tensor, min_p: float) -> Tensor:
