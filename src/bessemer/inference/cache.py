@@ -157,7 +157,7 @@ class KVCache:
 
     def release(self, row: Row) -> None:
         """The sequence ended. Its whole blocks are remembered until memory is short."""
-        chain = row.whole_blocks()
+        chain = self._chain_of(row)
         self.store.write(chain, self._rows_L2RKSE[:, :, row.index], row.scores[: row.computed])
         row.end()
         self.trim()
@@ -184,11 +184,15 @@ class KVCache:
         extend_chain(chain, ids, salt)
         return chain
 
+    def _chain_of(self, row: Row) -> list[bytes]:
+        """The digests of what a row has that others may begin with."""
+        return row.whole_blocks()
+
     def _longest_prefix(self, chain: list[bytes]) -> Known:
         best = Known(self.store.longest(chain), None)
         for row in self.rows:
             if row.busy and len(chain) > best.blocks:
-                blocks = common_blocks(row.whole_blocks(), chain)
+                blocks = common_blocks(self._chain_of(row), chain)
                 best = max(best, Known(blocks, row), key=lambda known: known.blocks)
         return best
 

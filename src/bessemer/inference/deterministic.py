@@ -22,6 +22,7 @@ import hashlib
 import platform
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,18 +101,29 @@ class ChunkCache(KVCache):
     other tokens were in the same products.
     """
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._chains: list[list[bytes]] = [[] for _ in self.rows]
+
     def acquire(self, ids: Sequence[int], reuse: Reuse = "prefix", salt: bytes = b"") -> Row | None:
         # The scores of a chunk's last token are of a product as long as what follows: not reused.
-        return super().acquire(ids, reuse if reuse == "prefix" else "nothing", salt)
+        row = super().acquire(ids, reuse if reuse == "prefix" else "nothing", salt)
+        if row is not None:
+            self.note_chunk(row)
+        return row
 
     def release(self, row: Row) -> None:
         row.backed = max(row.backed, row.computed)
-        row.computed = len(row.chain) * BLOCK_TOKENS
+        row.computed = len(self._chain_of(row)) * BLOCK_TOKENS
         super().release(row)
+        self._chains[row.index] = []
 
     def note_chunk(self, row: Row) -> None:
         """A chunk of a prompt was computed; if it is a whole one, others may have it."""
-        _extend_chain(row.chain, row.tokens, row.computed // CHUNK, row.salt)
+        _extend_chain(self._chain_of(row), row.tokens, row.computed // CHUNK, row.salt)
+
+    def _chain_of(self, row: Row) -> list[bytes]:
+        return self._chains[row.index]
 
     def _chain(self, ids: Sequence[int], salt: bytes) -> list[bytes]:
         chain: list[bytes] = []
@@ -121,7 +133,7 @@ class ChunkCache(KVCache):
     def _longest_prefix(self, chain: list[bytes]) -> Known:
         found = [Known(self.store.longest(chain) // CHUNK_BLOCKS * CHUNK_BLOCKS, None)]
         busy = [row for row in self.rows if row.busy]
-        found += [Known(common_blocks(row.chain, chain), row) for row in busy]
+        found += [Known(common_blocks(self._chain_of(row), chain), row) for row in busy]
         return max(found, key=lambda known: known.blocks)
 
 
