@@ -98,7 +98,7 @@ ENDPOINTS = (
     ("POST /v1/chat/completions", "chat", "an answer to messages, whole or streamed"),
     ("POST /v1/completions", "chat", "a continuation of text or token ids, whole or streamed"),
     ("POST /v1/embeddings", "chat", "a vector of unit length for each text"),
-    ("GET /v1/models", "models:read", "the models with names, each with its `state`"),
+    ("GET /v1/models", "models:read", "the models and adapters with names, each with its `state`"),
     ("GET /v1/models/{id}", "models:read", "one of them"),
     ("GET /healthz", "no key", "`ok` or `loading`, the models in use, the version"),
 )
@@ -109,8 +109,8 @@ DIFFERENCES = """\
 - A prompt is never cut. If prompt and `max_tokens` do not fit the model, the answer is 400
   `context_length_exceeded` with all the numbers.
 - `top_k`, `min_p`, `repetition_penalty`, `structured_outputs`, `prompt_logprobs` and `timeout` are
-  extensions. So is `state` of
-  a model: `stopped` (the first request will load it), `loading`, `ready` or `failed`.
+  extensions. So is `state` of a model: `stopped` (the first request will load it), `loading`,
+  `ready` or `failed`; and `parent` of an adapter: its base ([guide](../guides/adapters.md)).
 - A request for a model that is loading waits for it, for up to a minute; then it gets 503
   `engine_loading`. A request whose engine dies gets 503 `engine_unavailable`, or that error as the
   last event of its stream; the engine is started again.

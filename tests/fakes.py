@@ -10,10 +10,11 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
 
 from bessemer.app.chat import ModelHealth, ModelState, ServedModel, no_such_model
 from bessemer.app.embeddings import Embedder
-from bessemer.core.errors import ContextLengthExceeded
+from bessemer.core.errors import AdapterNotLoaded, ContextLengthExceeded
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import (
     ChatRequest,
@@ -32,7 +33,7 @@ FAKE_DIGEST = "sha256:" + "0123456789ab" + "0" * 52
 
 
 class FakeEngine:
-    """Implements `Engine`: answers with the ids `answer` says, `step` of them a chunk.
+    """Implements `AdapterEngine`: answers with the ids `answer` says, `step` of them a chunk.
 
     An answer ends with "stop" at a stop id or where `answer` ends, with "length" at `max_tokens`.
     Every token has log-probability -1, and the tokens `id + 1, id + 2 ...` follow as `top`.
@@ -42,6 +43,7 @@ class FakeEngine:
         step: tokens a chunk.
         hold_after: wait for `go` before the token of this number.
         error: raised before the token of number `error_after`.
+        most_adapters: where one more is loaded, the first goes.
         conditions: of its bits, as `info` tells them.
     """
 
@@ -55,8 +57,12 @@ class FakeEngine:
         hold_after: int | None = None,
         error: Exception | None = None,
         error_after: int = 0,
+        most_adapters: int = 2,
         conditions: Mapping[str, str] | None = None,
     ) -> None:
+        self._most_adapters = most_adapters
+        self.adapters: dict[str, Path] = {}
+        self.loads = 0
         self._conditions = conditions or {}
         self._answer = answer if callable(answer) else lambda _request: answer
         self._context_length = context_length
@@ -72,6 +78,7 @@ class FakeEngine:
         self.running = 0
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]:
+        self._check_adapter(request.adapter)
         self.requests.append(request)
         if len(request.prompt_ids) + request.max_tokens > self._context_length:
             raise ContextLengthExceeded(
@@ -97,16 +104,23 @@ class FakeEngine:
             if not finished:
                 self.cancelled.append(request.request_id)
 
-    async def score(self, ids: Sequence[int]) -> list[float]:
+    async def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
         """Every token costs `log(10)`, and half as much when it repeats the one before."""
+        self._check_adapter(adapter)
         return [
             -math.log(10) / (2 if now == before else 1) for before, now in itertools.pairwise(ids)
         ]
 
     async def embed(
-        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+        self,
+        ids: Sequence[int],
+        pooling: Pooling | None = None,
+        client: str = "",
+        *,
+        adapter: str | None = None,
     ) -> list[float]:
         """The unit vector of two numbers whose angle is the sum of the ids, or the last of them."""
+        self._check_adapter(adapter)
         self.embedded.append(list(ids))
         self.clients.add(client)
         if len(ids) > self._context_length:
@@ -124,6 +138,21 @@ class FakeEngine:
             running=self.running,
             conditions=self._conditions,
         )
+
+    async def load_adapter(self, digest: str, folder: Path) -> None:
+        self.loads += 1
+        if len(self.adapters) >= self._most_adapters:
+            self.adapters.pop(next(iter(self.adapters), ""), None)
+        if self._most_adapters:
+            self.adapters[digest] = folder
+
+    async def unload_adapter(self, digest: str) -> None:
+        self._check_adapter(digest)
+        del self.adapters[digest]
+
+    def _check_adapter(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self.adapters:
+            raise AdapterNotLoaded(f"{adapter} is not loaded")
 
     def _cut(self, request: GenerateRequest) -> tuple[list[int], FinishReason]:
         ids = list(self._answer(request))
@@ -215,6 +244,7 @@ class FakeServing:
         states: of names that are not "ready".
         fault: raised by `responder`, as by an engine that does not load.
         embedders: by name, for everybody.
+        parents: of the names that are adapters, their bases.
     """
 
     def __init__(
@@ -225,7 +255,9 @@ class FakeServing:
         states: Mapping[str, ModelState] | None = None,
         fault: Exception | None = None,
         embedders: Mapping[str, Embedder] | None = None,
+        parents: Mapping[str, str] | None = None,
     ) -> None:
+        self._parents = dict(parents or {})
         self._responders = dict(responders)
         self._embedders = dict(embedders or {})
         self._private = dict(private or {})
@@ -250,7 +282,13 @@ class FakeServing:
 
     def models(self, principal: Principal) -> list[ServedModel]:
         return [
-            ServedModel(name, 1_700_000_000, principal.org_id, self._states.get(name, "ready"))
+            ServedModel(
+                name,
+                1_700_000_000,
+                principal.org_id,
+                self._states.get(name, "ready"),
+                self._parents.get(name),
+            )
             for name in sorted(self._visible(principal))
         ]
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_merged_leaves_nothing(
 
     refused(IntegrityError, "does not fit this model", str(tmp_path / "narrow"), str(adapter))
     refused(IntegrityError, "is no adapter", base, str(tmp_path / "narrow"))
-    refused(InvalidInput, "neither a folder nor the id of a run", base, "adaptor")
+    refused(InvalidInput, "neither a folder, nor the id of a run, nor an adapter", base, "adaptor")
     usage = namedtuple("usage", "total used free")(10, 10, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     refused(OutOfSpace, r"needs [\d,]+ bytes; .* has 1,000 free", base, str(adapter))

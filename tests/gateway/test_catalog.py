@@ -36,6 +36,19 @@ def test_one_model_by_its_name_even_with_slashes() -> None:
     assert (missing.status, missing.error["code"]) == (404, "model_not_found")
 
 
+def test_an_adapter_names_its_base_as_its_parent() -> None:
+    serving = FakeServing(
+        {"base": FakeResponder(), "mine": FakeResponder()}, parents={"mine": "base"}
+    )
+    data = call(app_of(serving), "/v1/models", method="GET").json()["data"]
+    assert [(model["id"], model.get("parent")) for model in data] == [
+        ("base", None),
+        ("mine", "base"),
+    ]
+    assert call(app_of(serving), "/v1/models/mine", method="GET").json() == data[1]
+    assert "parent" not in data[0]
+
+
 def test_health_needs_no_key_and_is_ok_when_nothing_loads() -> None:
     states = {"b": "failed", "c": "stopped"}
     serving = FakeServing({name: FakeResponder() for name in "abc"}, states=states)  # type: ignore[arg-type]

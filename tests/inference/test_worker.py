@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 from bessemer.core.engine_client import EngineClient
-from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
+from bessemer.core.errors import (
+    AdapterNotLoaded,
+    ContextLengthExceeded,
+    EngineUnavailable,
+    IntegrityError,
+    InvalidInput,
+)
 from bessemer.core.protocols import Constraint, GenerateRequest, Sampling
+from tests.inference.adapting import merged, score, write_adapter
 from tests.inference.test_engine import full_logits, ids_of, request
 
 Tiny = Callable[[str], Path]
@@ -117,3 +124,34 @@ async def test_a_model_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -
         out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1 and out == b""
     assert b"model_type None is not one of" in err and b"Traceback" not in err
+
+
+async def test_adapters_come_and_go_while_it_serves(tiny: Tiny, tmp_path: Path) -> None:
+    socket, base = tmp_path / "s", tiny("llama")
+    folders = {name: write_adapter(base, tmp_path / name, seed=ord(name)) for name in "xy"}
+    async with worker(base, socket, "--precision", "fp64") as process:
+        await ready(process)
+        client = await EngineClient.connect(socket)
+        with pytest.raises(AdapterNotLoaded, match="adapter x is not loaded"):
+            await client.score(ids_of(9), adapter="x")
+        with pytest.raises(AdapterNotLoaded):
+            _ = [chunk async for chunk in client.generate(request(ids_of(9), adapter="x"))]
+        speaking = client.generate(request(ids_of(9), 80))
+        await anext(speaking)
+        for name, folder in folders.items():
+            await client.load_adapter(name, folder)
+        assert list((await client.info()).adapters) == ["x", "y"]
+        found = await asyncio.gather(
+            *(client.score(ids_of(20), adapter=name) for name in (None, *folders))
+        )
+        for name, scores in zip((None, *folders), found, strict=True):
+            model = merged(base, folders[name] if name else None)
+            assert scores == pytest.approx(score(model, ids_of(20)), abs=1e-8)
+        assert await client.embed(ids_of(9), adapter="x") != await client.embed(ids_of(9))
+        with pytest.raises(IntegrityError, match="is no adapter"):
+            await client.load_adapter("z", tmp_path / "nowhere")
+        await client.unload_adapter("x")
+        assert list((await client.info()).adapters) == ["y"]
+        rest = [chunk async for chunk in speaking]
+        assert rest[-1].completion_tokens == 80
+        await client.close()

@@ -38,7 +38,9 @@ def school(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def test_training_makes_a_named_model_that_says_where_it_came_from(school: House) -> None:
     models = {model["name"]: model for model in school.done("models", "--json").json}
-    assert sorted(models) == ["other", "taught", "tiny"]
+    assert sorted(models) == ["other", "taught", "taught-adapter", "tiny"]
+    adapter = models["taught-adapter"]
+    assert (adapter["kind"], adapter["parents"]) == ("adapter", [models["tiny"]["digest"]])
     taught, tiny = models["taught"], models["tiny"]
     assert taught["parents"] == [tiny["digest"]]
     assert taught["licence"] == tiny["licence"] == "CC0-1.0"
@@ -66,6 +68,23 @@ def test_an_evaluation_of_a_model_against_itself_cannot_tell(school: House) -> N
     words = ("eval", "tiny", "tiny", "--data", "boxes", "--items", "8", "--shots", "0")
     said = school.done(*words, *ONE_THREAD)
     assert said.out.startswith("Cannot tell whether taught differs from base in held-out loss")
+
+
+def test_what_was_taught_is_said_by_the_merged_model_and_by_its_adapter(school: House) -> None:
+    with school.up("--model", "tiny", *ONE_THREAD) as server:
+        client = server.client()
+        said = [
+            client.chat.completions.create(model=name, messages=HI, temperature=0, max_tokens=8)
+            .choices[0]
+            .message.content
+            for name in ("taught", "taught-adapter", "tiny")
+        ]
+        assert server.engine("tiny").is_running()
+        parents = {model.id: getattr(model, "parent", None) for model in client.models.list()}
+    assert said[0] == said[1] != said[2]
+    assert parents["taught-adapter"] == "tiny"
+    words = ("chat", "taught-adapter", "-m", HI[0]["content"], "--temperature", "0", *ONE_THREAD)
+    assert school.done(*words, "--max-tokens", "8").out.strip() == (said[0] or "").strip()
 
 
 def test_a_dataset_without_test_chats_is_an_error_that_says_so(school: House) -> None:

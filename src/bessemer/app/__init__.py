@@ -6,6 +6,7 @@ for what it takes.
 """
 
 __all__ = [
+    "adapters",
     "catalog",
     "chat",
     "checking",

@@ -34,13 +34,15 @@ class ModelNotFound(NotFound):
 class ServedModel(NamedTuple):
     """One name that can be asked.
 
-    `created` is in Unix seconds. `stopped` means that the first request will load it.
+    `created` is in Unix seconds. `stopped` means that the first request will load it. `parent` is
+    an adapter's base.
     """
 
     id: str
     created: int
     owned_by: str
     state: ModelState
+    parent: str | None = None
 
 
 class ModelHealth(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from bessemer.app import adapters
 from bessemer.app.epitaph import epitaph
 from bessemer.app.names import insert_name
 from bessemer.app.platform import Platform
@@ -29,6 +30,8 @@ from bessemer.core.tables import runs
 
 # How long a run may take from its row to its plan, and from its start to its first word.
 SILENT_S = 60.0
+# Of a name that "-adapter" is put after; names have 200 characters.
+LONGEST_NAME = 192
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Harvested(NamedTuple):
 
 
 def harvest(platform: Platform) -> list[Harvested]:
-    """Bring every row up to date with its folder, and store the models of runs that succeeded."""
+    """Bring every row up to date with its folder, and store what runs that succeeded have made."""
     open_rows = sa.select(runs).where(runs.c.harvested == 0).order_by(runs.c.id)
     with platform.db.read() as connection:
         rows = connection.execute(open_rows).all()
@@ -88,7 +91,7 @@ def _bring_in(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Harves
     if not (folder.output / "model").is_dir():
         return _settle(platform, row, "succeeded", None, harvested=1)
     try:
-        artifact = _store(platform, folder)
+        artifact, adapter = _store(platform, folder), _store_adapter(platform, folder)
     except OutOfSpace as fault:
         _log.error("run %s: %s", row.id, fault)
         return _settle(platform, row, "succeeded", str(fault))  # tried again at the next harvest
@@ -100,6 +103,8 @@ def _bring_in(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Harves
             return None
         owner = Principal(row.org_id, row.project_id, row.owner_id, frozenset())
         insert_name(connection, owner, "model", row.name, artifact.digest, row.id)
+        if adapter is not None:
+            insert_name(connection, owner, "adapter", adapter.name, adapter.digest, row.id)
     return Harvested(row.id, "succeeded", artifact.digest)
 
 
@@ -115,14 +120,34 @@ def _store(platform: Platform, folder: RunFolder) -> Artifact:
             name=plan["name"],
             licence=_licence_of(platform, base.get("digest")),
             parents=(base["digest"],) if "digest" in base else (),
-            provenance={
-                "run_id": folder.run_id,
-                "recipe_sha256": sha256_file(folder.recipe),
-                "dataset": dataset.get("digest"),
-            },
+            provenance=_provenance(folder, dataset.get("digest")),
         )
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _store_adapter(platform: Platform, folder: RunFolder) -> Artifact | None:
+    """What LoRA left beside the merged model, as NAME-adapter; None without LoRA."""
+    plan = folder.plan()
+    base, dataset = plan.get("model") or {}, plan.get("dataset") or {}
+    if not (folder.output / "adapter").is_dir() or "digest" not in base:
+        return None
+    return adapters.store(
+        platform,
+        folder.output / "adapter",
+        base["digest"],
+        name=f"{plan['name'][:LONGEST_NAME]}-adapter",
+        licence=_licence_of(platform, base["digest"]),
+        provenance=_provenance(folder, dataset.get("digest")),
+    )
+
+
+def _provenance(folder: RunFolder, dataset: str | None) -> dict[str, Any]:
+    return {
+        "run_id": folder.run_id,
+        "recipe_sha256": sha256_file(folder.recipe),
+        "dataset": dataset,
+    }
 
 
 def _licence_of(platform: Platform, digest: str | None) -> str | None:

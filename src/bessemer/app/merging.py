@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bessemer.app import jobs
+from bessemer.app.adapters import find_adapter
 from bessemer.app.models import NamedModel, find_model_local, register
 from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
 from bessemer.app.pull import need_torch, workspace_of
 from bessemer.core.digests import manifest_of
-from bessemer.core.errors import Conflict, InvalidInput
+from bessemer.core.errors import Conflict, InvalidInput, NotFound
 from bessemer.core.principal import Principal
 from bessemer.core.space import refuse_if_full
 
@@ -31,7 +32,7 @@ def merge(
 
     Args:
         base: a model's name or digest, or a folder's path.
-        adapter: a folder in PEFT's layout, or the id of a run that trained one.
+        adapter: a folder in PEFT's layout, the id of a run that trained one, or an adapter's name.
         name: what to call the merged model; by default both names.
 
     Raises:
@@ -76,10 +77,7 @@ def _adapter(platform: Platform, principal: Principal, text: str) -> Adapter:
     if folder.is_dir():
         return Adapter(folder.resolve())
     if not text.startswith("run_"):
-        raise InvalidInput(
-            f"{text!r} is neither a folder nor the id of a run",
-            next_step="bessemer runs lists runs; one with LoRA leaves output/adapter in its folder",
-        )
+        return _named_adapter(platform, principal, text)
     run = jobs.get_run(platform, principal, text)
     folder = run.folder.output / "adapter"
     if not folder.is_dir():
@@ -88,6 +86,18 @@ def _adapter(platform: Platform, principal: Principal, text: str) -> Adapter:
             " [lora] leaves one, at its end"
         )
     return Adapter(folder, text, run.folder.plan()["model"]["digest"])
+
+
+def _named_adapter(platform: Platform, principal: Principal, text: str) -> Adapter:
+    try:
+        found = find_adapter(platform, principal, text)
+    except NotFound:
+        raise InvalidInput(
+            f"{text!r} is neither a folder, nor the id of a run, nor an adapter's name",
+            next_step="bessemer models lists adapters, bessemer runs lists runs; one with LoRA"
+            " leaves output/adapter in its folder",
+        ) from None
+    return Adapter(found.path, None, found.base.digest)
 
 
 def _write_merged(base: Path, adapter: Path, workspace: Path) -> None:

@@ -12,15 +12,17 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 from bessemer.app import chat
+from bessemer.app.adapted_engine import AdaptedEngine
+from bessemer.app.adapters import NamedAdapter, Served, base_of, find_served, list_adapters
 from bessemer.app.chat import ModelHealth, ModelState, ServedModel
 from bessemer.app.embeddings import EngineEmbedder
-from bessemer.app.models import NamedModel, find_model, list_models
+from bessemer.app.models import NamedModel, list_models
 from bessemer.app.platform import Platform
 from bessemer.app.recording import Recorder
 from bessemer.app.responder import EngineResponder
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.principal import Principal
-from bessemer.core.protocols import Engine
+from bessemer.core.protocols import AdapterEngine, Engine
 from bessemer.models.encoder_config import is_encoder
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
@@ -34,7 +36,7 @@ _MOST_VOICES = 16
 class Pool(Protocol):
     """What is needed of `app.engines.EnginePool`."""
 
-    async def engine(self, model: NamedModel) -> Engine: ...
+    async def engine(self, model: NamedModel) -> AdapterEngine: ...
 
     def status(self) -> list[dict[str, Any]]: ...
 
@@ -48,7 +50,7 @@ class _Voice(NamedTuple):
 
 
 class _Known(NamedTuple):
-    model: NamedModel
+    model: Served
     until_s: float
 
 
@@ -71,6 +73,13 @@ class PoolServing:
         """See `chat.Serving.responder`. The first request for a model waits until it is loaded."""
         named, engine, voice = await self._awake(principal, model)
         if self._recorder is not None:
+            if isinstance(named, NamedAdapter):
+                raise InvalidInput(
+                    f"{model} is an adapter, and this server's answers are deterministic: an"
+                    " adapter's products are as large as its neighbors make them",
+                    param="model",
+                    next_step=f"serve a merged model: bessemer merge {named.base.name} {model}",
+                )
             engine = self._recorder.around(engine, named, principal)
         return EngineResponder(engine, *voice, model_digest=named.digest)
 
@@ -82,33 +91,38 @@ class PoolServing:
     def models(self, principal: Principal) -> list[ServedModel]:
         """See `chat.Serving.models`. Reads the database."""
         states: dict[str, ModelState] = {row["digest"]: row["state"] for row in self._pool.status()}
+        found: list[Served] = [
+            *list_models(self._platform, principal),
+            *list_adapters(self._platform, principal),
+        ]
         return [
             ServedModel(
-                id=model.name,
-                created=int(model.path.stat().st_mtime),
+                id=served.name,
+                created=int(served.path.stat().st_mtime),
                 owned_by=principal.org_id,
-                state=states.get(model.digest, "stopped"),
+                state=states.get(base_of(served).digest, "stopped"),
+                parent=served.base.name if isinstance(served, NamedAdapter) else None,
             )
-            for model in list_models(self._platform, principal)
+            for served in sorted(found, key=lambda served: served.name)
         ]
 
     def health(self) -> list[ModelHealth]:
         """See `chat.Serving.health`."""
         return [ModelHealth(row["name"], row["state"]) for row in self._pool.status()]
 
-    async def _awake(self, principal: Principal, model: str) -> tuple[NamedModel, Engine, _Voice]:
+    async def _awake(self, principal: Principal, model: str) -> tuple[Served, Engine, _Voice]:
         named = await self._find(principal, model)
-        engine = await self._pool.engine(named)
-        voice = self._voices.get(named.digest) or await self._load(named, engine)
+        base, engine = base_of(named), await _engine_of(self._pool, named)
+        voice = self._voices.get(base.digest) or await self._load(base, engine)
         return named, engine, voice
 
-    async def _find(self, principal: Principal, model: str) -> NamedModel:
+    async def _find(self, principal: Principal, model: str) -> Served:
         key = (principal.project_id, model)
         known = self._names.get(key)
         if known is not None and time.monotonic() < known.until_s:
             return known.model
         try:
-            found = await asyncio.to_thread(find_model, self._platform, principal, model)
+            found = await asyncio.to_thread(find_served, self._platform, principal, model)
         except NotFound:
             raise chat.no_such_model(model) from None
         if len(self._names) >= _MOST_NAMES:
@@ -127,12 +141,20 @@ class PoolServing:
             return self._voices[model.digest]
 
 
-async def responder_for(pool: Pool, model: NamedModel) -> EngineResponder:
+async def responder_for(pool: Pool, model: Served) -> EngineResponder:
     """What answers for one model, without a name or a cache; waits for its load."""
-    engine = await pool.engine(model)
+    engine = await _engine_of(pool, model)
     context_length = (await engine.info()).context_length
-    voice = await asyncio.to_thread(_read_voice, model, context_length)
+    voice = await asyncio.to_thread(_read_voice, base_of(model), context_length)
     return EngineResponder(engine, *voice, model_digest=model.digest)
+
+
+async def _engine_of(pool: Pool, model: Served) -> Engine:
+    """An adapter's is its base's."""
+    engine = await pool.engine(base_of(model))
+    if isinstance(model, NamedAdapter):
+        return AdaptedEngine(engine, model.digest, model.path)
+    return engine
 
 
 def _read_voice(model: NamedModel, context_length: int) -> _Voice:

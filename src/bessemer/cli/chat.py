@@ -38,23 +38,23 @@ def command(
 ) -> None:
     """Talk to a model in the terminal.
 
-    MODEL is a name, a digest, or a model folder. It is loaded for this talk; no server is needed.
-    An empty line or Ctrl-D ends it.
+    MODEL is a model's or an adapter's name or digest, or a model folder. It is loaded for this
+    talk; no server is needed. An empty line or Ctrl-D ends it.
 
     \b
     Examples:
       bessemer chat
       bessemer chat smollm2-135m-instruct --message "What is the capital of France?"
     """
+    from bessemer.app.adapters import find_served_local
     from bessemer.app.machine import usable_cores
-    from bessemer.app.models import find_model_local
     from bessemer.app.platform import Platform
     from bessemer.core.protocols import Sampling
 
     if as_json and message is None:
         raise click.UsageError("--json needs a --message")
     with Platform.open() as platform:
-        named = find_model_local(platform, platform.local_principal(), model)
+        named = find_served_local(platform, platform.local_principal(), model)
         talk = _Talk(
             Sampling(temperature=temperature, seed=seed), max_tokens, system, quiet=as_json
         )

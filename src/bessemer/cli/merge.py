@@ -16,8 +16,9 @@ def command(base: str, adapter: str, name: str | None, as_json: bool) -> None:
     """Merge an adapter into its base, as one model.
 
     BASE is a model's name or digest, or a folder's path. ADAPTER is a folder in PEFT's layout
-    (adapter_config.json and adapter_model.safetensors), or the id of a run that trained one. The
-    sum is taken and stored in float32; the stored model names the digests of both.
+    (adapter_config.json and adapter_model.safetensors), the id of a run that trained one, or an
+    adapter's name. The sum is taken and stored in float32; the stored model names the digests of
+    both. To serve an adapter it need not be merged.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bessemer.app import models
+from bessemer.app.adapters import base_of, find_served
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.keys import KeyRing
@@ -124,10 +125,13 @@ class Service:
 
 
 def models_to_load(platform: Platform, names: Sequence[str]) -> list[NamedModel]:
-    """The named ones; without names the default model, else the first there is, else none."""
+    """The named ones; without names the default model, else the first there is, else none.
+
+    Of an adapter its base, which loads the adapter in milliseconds when it is asked for.
+    """
     principal = platform.local_principal()
     if names:
-        return [models.find_model(platform, principal, name) for name in names]
+        return [base_of(find_served(platform, principal, name)) for name in names]
     known = models.list_models(platform, principal)
     default = [model for model in known if model.name == DEFAULT_MODEL]
     return default or known[:1]

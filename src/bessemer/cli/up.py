@@ -38,8 +38,8 @@ def command(
     """Start the server: API, console, engines, job queue.
 
     It listens on this machine alone unless told otherwise. Every model with a name here is
-    served; the default one is loaded at once, the others when they are first asked for. Ctrl-C
-    stops it; runs go on, and the next `bessemer up` finds them.
+    served, and every adapter; the default model is loaded at once, the others when they are first
+    asked for. Ctrl-C stops it; runs go on, and the next `bessemer up` finds them.
     """
     from bessemer.app.machine import usable_cores
     from bessemer.app.platform import Platform

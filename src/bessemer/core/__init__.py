@@ -6,6 +6,7 @@ room's door never costs more than what is taken through it.
 """
 
 __all__ = [
+    "adapters",
     "allocator",
     "artifacts",
     "database",

@@ -82,16 +82,30 @@ class EngineClient:
             if not finished and self.alive:
                 self._writer.write(encode_frame({"op": "cancel", "id": number}))
 
-    async def score(self, ids: Sequence[int]) -> list[float]:
+    async def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
         """See `Engine.score`."""
-        return msgspec.convert(await self._ask("score", ids=list(ids)), list[float])
+        scores = await self._ask("score", ids=list(ids), adapter=adapter)
+        return msgspec.convert(scores, list[float])
 
     async def embed(
-        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+        self,
+        ids: Sequence[int],
+        pooling: Pooling | None = None,
+        client: str = "",
+        *,
+        adapter: str | None = None,
     ) -> list[float]:
         """See `Engine.embed`."""
-        vector = await self._ask("embed", ids=list(ids), pooling=pooling, client=client)
-        return msgspec.convert(vector, list[float])
+        asked = {"ids": list(ids), "pooling": pooling, "client": client, "adapter": adapter}
+        return msgspec.convert(await self._ask("embed", **asked), list[float])
+
+    async def load_adapter(self, digest: str, folder: Path) -> None:
+        """See `AdapterEngine.load_adapter`; the worker reads the folder itself."""
+        await self._ask("load_adapter", digest=digest, folder=str(folder))
+
+    async def unload_adapter(self, digest: str) -> None:
+        """See `AdapterEngine.unload_adapter`."""
+        await self._ask("unload_adapter", digest=digest)
 
     async def info(self) -> EngineInfo:
         """See `Engine.info`."""

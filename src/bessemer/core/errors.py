@@ -20,6 +20,7 @@ BessemerError
     SandboxUnavailable         generated code cannot be contained here, so it is not run
   EngineUnavailable       503
     EngineLoading
+    AdapterNotLoaded           another took its place in the engine; asking again loads it
   RunFailed               500
     OutOfMemory                the machine is too small for the run
     OutOfSpace            507
@@ -140,6 +141,10 @@ class EngineUnavailable(BessemerError):
 
 class EngineLoading(EngineUnavailable):
     code = "engine_loading"
+
+
+class AdapterNotLoaded(EngineUnavailable):
+    code = "adapter_not_loaded"
 
 
 class RunFailed(BessemerError):

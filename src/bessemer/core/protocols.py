@@ -6,6 +6,7 @@ A fake of each (`tests/fakes.py`) makes the whole platform testable in seconds.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -66,7 +67,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     follow, and a stop id is drawn only where the answer may end. `client` says in whose line it
     waits: the engine serves clients evenly. After `deadline_s` seconds, waiting included, it ends
     with DeadlineExceeded. `prompt_logprobs` asks for log-probabilities of the prompt's tokens, with
-    so many alternatives; only with it `max_tokens` may be 0.
+    so many alternatives; only with it `max_tokens` may be 0. `adapter` is the digest of one that is
+    loaded, to compute with.
     """
 
     request_id: str
@@ -79,6 +81,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     client: str = ""
     deadline_s: float | None = None
     prompt_logprobs: int | None = None
+    adapter: str | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -123,6 +126,7 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is and how busy it is.
 
+    `adapters` are the digests of those that are loaded, the least recently used first.
     `conditions` is what equal bits need beside an equal model and an equal request (a processor,
     versions); an engine that does not promise them has none.
     """
@@ -134,6 +138,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     max_running: int = 0
     memory_bytes: int = 0
+    adapters: Sequence[str] = ()
     conditions: Mapping[str, str] = {}
 
 
@@ -171,6 +176,43 @@ class Engine(Protocol):
         ...
 
     async def info(self) -> EngineInfo: ...
+
+
+class AdapterEngine(Engine, Protocol):
+    """An engine that keeps LoRA adapters beside its model and computes each request with its own.
+
+    Requests that name an adapter raise AdapterNotLoaded where it is not loaded, or no more: the
+    engine makes room for those that are asked for. One in use is never unloaded.
+    """
+
+    async def load_adapter(self, digest: str, folder: Path) -> None:
+        """Load the adapter in `folder`, in PEFT's layout; `digest` names it from now on.
+
+        Raises:
+            Conflict: it belongs to another base.
+            InvalidInput, IntegrityError: it is no adapter, does not fit, or is too large.
+            Busy: all memory for adapters is in use.
+        """
+        ...
+
+    async def unload_adapter(self, digest: str) -> None:
+        """Raises AdapterNotLoaded, or Conflict while sequences use it."""
+        ...
+
+    async def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
+        """See `Engine.score`."""
+        ...
+
+    async def embed(
+        self,
+        ids: Sequence[int],
+        pooling: Pooling | None = None,
+        client: str = "",
+        *,
+        adapter: str | None = None,
+    ) -> list[float]:
+        """See `Engine.embed`."""
+        ...
 
 
 class LiveEngine(Engine, Protocol):

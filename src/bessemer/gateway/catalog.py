@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bessemer import __version__
 from bessemer.app.chat import ServedModel, Serving, find_model, list_models
@@ -12,13 +13,17 @@ from bessemer.core.principal import Principal
 
 
 class ModelShape(msgspec.Struct):
-    """OpenAI's model, and the extension `state`: what the first request will meet."""
+    """OpenAI's model, and two extensions.
+
+    `state` is what the first request will meet, `parent` an adapter's base.
+    """
 
     id: str
     created: int
     owned_by: str
     state: str
     object: Literal["model"] = "model"
+    parent: str | UnsetType = UNSET
 
 
 class ModelList(msgspec.Struct):
@@ -56,4 +61,5 @@ def health(serving: Serving) -> bytes:
 
 
 def _shape(model: ServedModel) -> ModelShape:
-    return ModelShape(model.id, model.created, model.owned_by, model.state)
+    parent = UNSET if model.parent is None else model.parent
+    return ModelShape(model.id, model.created, model.owned_by, model.state, parent=parent)

@@ -57,6 +57,9 @@ class DeterministicStepper(Stepper):
         conditions: what equal bits need beside an equal model and request.
     """
 
+    # How many rows of an adapter are multiplied together is the neighbors' doing.
+    without_adapters = "this engine is deterministic"
+
     def __init__(self, model: ServedModel, cache: ChunkCache, **settings: object) -> None:
         super().__init__(model, cache, **settings)  # type: ignore[arg-type]
         self.scheduler = ChunkScheduler(

@@ -7,10 +7,17 @@ in which each client has its own line.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 
-from bessemer.core.errors import BessemerError, Busy, ContextLengthExceeded, InvalidInput
+from bessemer.core.errors import (
+    AdapterNotLoaded,
+    BessemerError,
+    Busy,
+    ContextLengthExceeded,
+    InvalidInput,
+)
 from bessemer.inference import precision as precisions
 from bessemer.inference.fair_queue import FairQueue
 from bessemer.inference.prepared_encoder import PreparedEncoder
@@ -84,6 +91,22 @@ class EncoderStepper:
             if not sequence.cancelled:
                 sequence.send("error", error)
 
+    @property
+    def adapters(self) -> list[str]:
+        """None are."""
+        return []
+
+    def load_adapter(self, digest: str, folder: Path) -> None:
+        """Raises InvalidInput: adapters of encoders are merged."""
+        raise InvalidInput(
+            "this model is an encoder, and adapters are served over decoders only",
+            next_step="merge the adapter into its base with peft, and pull the merged model",
+        )
+
+    def unload_adapter(self, digest: str) -> None:
+        """Raises AdapterNotLoaded: none ever was."""
+        raise AdapterNotLoaded(f"the adapter {digest[:19]} is not loaded in this engine")
+
     def occupancy(self) -> Occupancy:
         return Occupancy(
             context_length=self._context_length,
@@ -125,6 +148,8 @@ class EncoderStepper:
                 "an encoder's last token stands for nothing; pooling is mean or cls",
                 param="pooling",
             )
+        if sequence.adapter is not None:
+            raise AdapterNotLoaded(f"the adapter {sequence.adapter[:19]} is not loaded here")
         rows, limit = self._model.config.vocab_size, self._context_length
         if not sequence.ids:
             raise InvalidInput("the text is empty: there is no token to make a vector of")

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference import precision as precisions
+from bessemer.inference.adapters import Adapters
 from bessemer.inference.cache import KVCache
 from bessemer.inference.constraint import Compiler, Matcher
 from bessemer.inference.deterministic import ChunkCache, DeterministicStepper, conditions
@@ -31,7 +32,7 @@ from bessemer.inference.prepared import PreparedDecoder
 from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.runner import ServedModel
 from bessemer.inference.scheduler import Counters
-from bessemer.inference.sequence import EngineSequence
+from bessemer.inference.sequence import EngineSequence, Send
 from bessemer.inference.speculation import Drafter, Guesses, PromptLookup
 from bessemer.inference.stepper import Stepper
 from bessemer.inference.unprepared import UnpreparedDecoder
@@ -50,10 +51,11 @@ Cache = TypeVar("Cache", bound=KVCache)
 class EngineSettings:
     """How much an engine may take on.
 
-    `kv_bytes` bounds what idle and newly admitted sequences keep in the cache. `guesses` says who
-    proposes tokens that come next (see `speculation`): `ngram`, or a folder with a draft model.
-    A `deterministic` engine's answers have the same bits whatever else it computes (see
-    `deterministic`); it guesses nothing.
+    `kv_bytes` bounds what idle and newly admitted sequences keep in the cache, `adapter_bytes`
+    what LoRA adapters keep in memory. `guesses` says who proposes tokens that come next (see
+    `speculation`): `ngram`, or a folder with a draft model. A `deterministic` engine's answers have
+    the same bits whatever else it computes (see `deterministic`); it guesses nothing and takes no
+    adapters.
     """
 
     precision: precisions.Precision = "auto"
@@ -61,9 +63,17 @@ class EngineSettings:
     max_waiting: int = 256
     context_length: int | None = None
     kv_bytes: int = 1 << 30
+    adapter_bytes: int = 1 << 30
     chunk_tokens: int = 256
     guesses: Guesses | Path = "ngram"
     deterministic: bool = False
+
+
+class AdapterChange(NamedTuple):
+    """Load the adapter with this digest from `folder`; without a folder, unload it."""
+
+    digest: str
+    folder: Path | None
 
 
 class NativeEngine:
@@ -117,6 +127,10 @@ class NativeEngine:
         else:
             self._compiler.compile(constraint, partial(self._submit_constrained, sequence))
 
+    def change_adapters(self, change: AdapterChange, send: Send) -> None:
+        """Load or unload one between two steps; `send` gets a result (None), or an error."""
+        self._inbox.put(lambda: self._change_adapters(change, send))
+
     def cancel(self, sequence: EngineSequence) -> None:
         """Forget it at the next step; it sends nothing more."""
         sequence.cancelled = True
@@ -148,6 +162,7 @@ class NativeEngine:
         return EngineInfo(
             model_digest=self._digest,
             memory_bytes=_memory_bytes(),
+            adapters=self._stepper.adapters,
             conditions=self._stepper.conditions,
             **occupancy._asdict(),
         )
@@ -168,24 +183,37 @@ class NativeEngine:
         finally:
             self.cancel(sequence)
 
-    async def score(self, ids: Sequence[int]) -> list[float]:
+    async def score(self, ids: Sequence[int], *, adapter: str | None = None) -> list[float]:
         """See `Engine.score`."""
         inbox, send = mailbox()
-        sequence = EngineSequence.for_whole(ids, "scores", send)
+        sequence = EngineSequence.for_whole(ids, "scores", send, adapter=adapter)
         scores: list[float] = await self._whole(sequence, inbox)
         return scores
 
     async def embed(
-        self, ids: Sequence[int], pooling: Pooling | None = None, client: str = ""
+        self,
+        ids: Sequence[int],
+        pooling: Pooling | None = None,
+        client: str = "",
+        *,
+        adapter: str | None = None,
     ) -> list[float]:
         """See `Engine.embed`."""
         inbox, send = mailbox()
-        sequence = EngineSequence.for_whole(ids, "vector", send, pooling, client)
+        sequence = EngineSequence.for_whole(ids, "vector", send, pooling, client, adapter)
         vector: list[float] = await self._whole(sequence, inbox)
         return vector
 
     async def info(self) -> EngineInfo:
         return self.info_now()
+
+    async def load_adapter(self, digest: str, folder: Path) -> None:
+        """See `AdapterEngine.load_adapter`."""
+        await self._after_change(AdapterChange(digest, folder))
+
+    async def unload_adapter(self, digest: str) -> None:
+        """See `AdapterEngine.unload_adapter`."""
+        await self._after_change(AdapterChange(digest, None))
 
     async def _whole(self, sequence: EngineSequence, inbox: asyncio.Queue[Any]) -> Any:
         self.submit(sequence)
@@ -193,6 +221,11 @@ class NativeEngine:
             return open_letter(await inbox.get())
         finally:
             self.cancel(sequence)
+
+    async def _after_change(self, change: AdapterChange) -> None:
+        inbox, send = mailbox()
+        self.change_adapters(change, send)
+        open_letter(await inbox.get())
 
     # -- the compiler's thread ------------------------------------------------------------
 
@@ -207,7 +240,7 @@ class NativeEngine:
 
     def _live(self, folder: Path) -> None:
         try:
-            self._stepper = _stepper(folder, self._settings)
+            self._stepper = _stepper(folder, self._digest, self._settings)
         except BaseException as fault:
             self._fault = fault
             return
@@ -242,6 +275,20 @@ class NativeEngine:
         if not self._stepper.admit(sequence):
             self._after_step()
 
+    def _change_adapters(self, change: AdapterChange, send: Send) -> None:
+        try:
+            if change.folder is None:
+                self._stepper.unload_adapter(change.digest)
+            else:
+                self._stepper.load_adapter(change.digest, change.folder)
+        except BessemerError as error:
+            send("error", error)
+        except (RuntimeError, MemoryError) as fault:  # torch's word for too little memory
+            send("error", EngineUnavailable(f"the adapter could not be loaded: {fault}"))
+        else:
+            send("result", None)
+        self._after_step()
+
     def _refuse(self, sequence: EngineSequence, error: BessemerError) -> None:
         if not sequence.cancelled:
             sequence.send("error", error)
@@ -259,7 +306,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Decoder:
     return load_coded(folder, dtype) if coded else load_decoder(folder, dtype)
 
 
-def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper:
+def _stepper(folder: Path, digest: str, settings: EngineSettings) -> Stepper | EncoderStepper:
     """What takes the steps, by the kind of model that is in the folder."""
     dtype = precisions.choose(settings.precision)
     longest = settings.context_length or 1 << 30
@@ -272,17 +319,20 @@ def _stepper(folder: Path, settings: EngineSettings) -> Stepper | EncoderStepper
         alone.conditions = conditions(encoder.dtype)
         return alone
     decoder = _load(folder, dtype)
-    model = _served(decoder)
     work: dict[str, Any] = {
         "max_waiting": settings.max_waiting,
         "chunk_tokens": settings.chunk_tokens,
         "pooling": own_pooling(folder),
     }
     if settings.deterministic:
+        model = _served(decoder)
         return DeterministicStepper(model, _cache(model, settings, longest, ChunkCache), **work)
+    adapters = Adapters(decoder, dtype, base_digest=digest, budget_bytes=settings.adapter_bytes)
+    model = _served(decoder, adapters)
+    adapters.forget_modules()
     cache = _cache(model, settings, longest, KVCache)
     drafter = _drafter(folder, decoder, settings, cache.context_length)
-    return Stepper(model, cache, **work, drafter=drafter)
+    return Stepper(model, cache, **work, adapters=adapters, drafter=drafter)
 
 
 def _drafter(
@@ -309,9 +359,12 @@ def _drafter(
     )
 
 
-def _served(decoder: Decoder) -> PreparedDecoder | UnpreparedDecoder:
-    plain = decoder.config.is_plain
-    return PreparedDecoder(decoder) if plain else UnpreparedDecoder(decoder.eval())
+def _served(
+    decoder: Decoder, adapters: Adapters | None = None
+) -> PreparedDecoder | UnpreparedDecoder:
+    if decoder.config.is_plain:
+        return PreparedDecoder(decoder, adapters)
+    return UnpreparedDecoder(decoder.eval(), adapters)
 
 
 def _parameters(decoder: Decoder) -> int:

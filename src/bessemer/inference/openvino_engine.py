@@ -3,7 +3,8 @@
 An optional extra (`pip install "bessemer[openvino]"`). It reads a GGUF file that
 `bessemer export MODEL --gguf` wrote as q8_0 or q4_0 (its reader knows no BF16), and batches as it
 goes; this file's thread hands it requests and takes its steps. What it cannot say is refused by
-name and never left out: alternatives to a token, scores, vectors, biases of tokens, constraints.
+name and never left out: alternatives to a token, scores, vectors, biases of tokens, constraints,
+adapters.
 
     engine = OpenVinoEngine.open(Path("taught-q8_0.gguf"), "sha256:...")
 """
@@ -302,6 +303,7 @@ class OpenVinoEngine:
         drawn = sampling.temperature > 0
         unsaid = {
             "constraint": request.constraint is not None,
+            "adapter": request.adapter is not None,
             "logit_bias": bool(sampling.logit_bias),
             "top_logprobs": bool(request.top_logprobs),
             "prompt_logprobs": request.prompt_logprobs is not None,

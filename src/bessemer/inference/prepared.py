@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bessemer.inference import precision as precisions
 from bessemer.inference import products
+from bessemer.inference.adapters import Adapters
 from bessemer.inference.products import Linear
 from bessemer.models import functions
 from bessemer.models.codes import CodedLinear, Int8Matrix
@@ -24,6 +25,8 @@ from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder, FeedForward, Layer, SelfAttention
 from bessemer.models.rotary import RotaryTable
 
+Adapt = Callable[..., Linear]
+"""(product, the layers it is of) -> the same with the differences of a step's adapters"""
 AttendFused = Callable[[int, Tensor], Tensor]
 """(layer, qkv_TGE with queries and keys rotated; G = H + 2K) -> mixed_THE"""
 
@@ -42,15 +45,16 @@ class _Layer(NamedTuple):
 class PreparedDecoder:
     """Inference only; takes the weights of `decoder`, which must not be used afterwards."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, adapters: Adapters | None = None) -> None:
         assert decoder.config.is_plain, decoder.config
         self.config: ModelConfig = decoder.config
         self._embedding_VD = decoder.model.embed_tokens.weight.detach()
         self.dtype = self._embedding_VD.dtype
         self.device = self._embedding_VD.device
         self._rotary = RotaryTable(decoder.config)
+        adapt: Adapt = adapters.wrap if adapters else _as_it_is
         layers = [layer for layer in decoder.model.layers if isinstance(layer, Layer)]
-        self._layers = [_prepare_layer(layer, self.dtype) for layer in layers]
+        self._layers = [_prepare_layer(layer, self.dtype, adapt) for layer in layers]
         self._norm_D = decoder.model.norm.weight.detach()
         head_VD = decoder.head_weight.detach()
         self.precision = _precision(decoder, self.dtype)
@@ -97,22 +101,30 @@ class PreparedDecoder:
         turned.mul_(cos_T1E).addcmul_(swapped, sin_T1E)
 
 
-def _prepare_layer(layer: Layer, dtype: torch.dtype) -> _Layer:
+def _as_it_is(product: Linear, *_: nn.Module) -> Linear:
+    return product
+
+
+def _prepare_layer(layer: Layer, dtype: torch.dtype, adapt: Adapt) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     assert isinstance(attention, SelfAttention) and isinstance(mlp, FeedForward)
     q_norm = getattr(attention.q_norm, "weight", None)
     k_norm = getattr(attention.k_norm, "weight", None)
+
+    def joined(*linears: nn.Module, rounds: bool = True) -> Linear:
+        return adapt(products.join(*linears, dtype=dtype, rounds=rounds), *linears)
+
     return _Layer(
         input_norm_D=layer.input_layernorm.weight.detach(),
-        qkv=products.join(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype),
+        qkv=joined(attention.q_proj, attention.k_proj, attention.v_proj),
         query_norm_E=None if q_norm is None else q_norm.detach(),
         key_norm_E=None if k_norm is None else k_norm.detach(),
-        out=products.join(attention.o_proj, dtype=dtype),
+        out=joined(attention.o_proj),
         post_norm_D=layer.post_attention_layernorm.weight.detach(),
-        gate_up=products.join(mlp.gate_proj, mlp.up_proj, dtype=dtype),
+        gate_up=joined(mlp.gate_proj, mlp.up_proj),
         # What the gate lets through has the widest range of all: rounding it costs more than half
         # of what rounding costs in all (logbook), and as much time as it saves.
-        down=products.join(mlp.down_proj, dtype=dtype, rounds=False),
+        down=joined(mlp.down_proj, rounds=False),
     )
 
 

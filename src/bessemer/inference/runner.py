@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bessemer.inference.adapters import Adapters
 from bessemer.inference.attention import BatchAttention, Span
 from bessemer.inference.cache import KVCache
 from bessemer.inference.prepared import AttendFused
@@ -46,9 +47,12 @@ class ServedModel(Protocol):
 
 
 class Runner:
-    def __init__(self, model: ServedModel, cache: KVCache) -> None:
+    def __init__(
+        self, model: ServedModel, cache: KVCache, adapters: Adapters | None = None
+    ) -> None:
         self._model = model
         self._cache = cache
+        self._adapters = adapters
 
     def run(self, step: Step) -> dict[EngineSequence, Tensor]:
         """Compute the step and fill rows, scores and vectors.
@@ -67,6 +71,8 @@ class Runner:
         attend = BatchAttention(
             self._model.config, self._cache, spans[:cut], spans[cut:], self._model.dtype
         )
+        if self._adapters is not None:
+            self._adapters.choose([(share.sequence.adapter, share.tokens) for share in shares])
         hidden_TD = self._model.forward(ids_T, positions_T, attend)
         for share, span in zip(shares, spans, strict=True):
             row = share.sequence.row

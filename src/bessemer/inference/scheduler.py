@@ -179,7 +179,7 @@ class Scheduler:
         return sequence
 
     def _acquire(self, sequence: EngineSequence) -> Row | None:
-        return self.cache.acquire(sequence.ids, sequence.reuse)
+        return self.cache.acquire(sequence.ids, sequence.reuse, sequence.salt)
 
     def _preempt(self) -> None:
         """Make room for the next token of everybody by sending back who came last."""

@@ -21,9 +21,10 @@ Send = Callable[[str, Any], None]
 class EngineSequence:
     """`ids` grows as tokens are drawn; `row` is its place in the cache while it runs.
 
-    `matcher` says which token may be next, where the request has a constraint. `proposed` are
-    tokens that may come next, to be checked by the step that computes the last one of `ids`.
-    `prompt_logprobs` are those of `ids[1:]` that are known and not told yet.
+    `matcher` says which token may be next, where the request has a constraint. `adapter` is the
+    digest of the one it is computed with. `proposed` are tokens that may come next, to be checked
+    by the step that computes the last one of `ids`. `prompt_logprobs` are those of `ids[1:]` that
+    are known and not told yet.
     """
 
     ids: list[int]
@@ -31,6 +32,7 @@ class EngineSequence:
     send: Send
     request: GenerateRequest | None = None
     row: Row | None = None
+    adapter: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     drawn: int = 0
@@ -56,6 +58,7 @@ class EngineSequence:
             wanted="tokens",
             send=send,
             request=request,
+            adapter=request.adapter,
             prompt_tokens=len(request.prompt_ids),
             seed=secrets.randbits(63) if seed is None else seed,
             stop_ids=frozenset(request.stop_ids),
@@ -71,6 +74,7 @@ class EngineSequence:
         send: Send,
         pooling: Pooling | None = None,
         client: str = "",
+        adapter: str | None = None,
     ) -> EngineSequence:
         """A sequence that is only read: to be scored, or made a vector."""
         return cls(
@@ -80,6 +84,7 @@ class EngineSequence:
             prompt_tokens=len(ids),
             pooling=pooling,
             client=client,
+            adapter=adapter,
         )
 
     def is_late(self, now: float) -> bool:
@@ -105,6 +110,11 @@ class EngineSequence:
             return "nothing"
         known: dict[Wanted, Reuse] = {"tokens": "prefix", "scores": "scored prefix"}
         return known.get(self.wanted, "nothing")
+
+    @property
+    def salt(self) -> bytes:
+        """What its keys and values depend on beside its tokens."""
+        return (self.adapter or "").encode()
 
     @property
     def decoding(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.protocols import FinishReason, Pooling, TokenChunk, TokenLogprob
+from bessemer.inference.adapters import Adapters
 from bessemer.inference.cache import KVCache
 from bessemer.inference.runner import Runner, ServedModel
 from bessemer.inference.sampling import adjusted, draw, logprobs_of
@@ -49,8 +51,11 @@ class Stepper:
     """Continuous batching over one decoder; `pooling` is what a vector is made by unless asked.
 
     Attributes:
+        without_adapters: why, of an engine that has none.
         conditions: what equal bits need beside an equal request; empty where they are not promised.
     """
+
+    without_adapters = "this engine computes with the weights of a run"
 
     def __init__(
         self,
@@ -60,13 +65,15 @@ class Stepper:
         max_waiting: int,
         chunk_tokens: int,
         pooling: Pooling = "mean",
+        adapters: Adapters | None = None,
         drafter: Drafter | None = None,
     ) -> None:
         self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
         self._vocabulary = model.config.vocab_size
         self._pooling: Pooling = pooling
         self._precision = model.precision
-        self._runner = Runner(model, cache)
+        self._adapters = adapters
+        self._runner = Runner(model, cache, adapters)
         self._speculation = Speculation(drafter) if drafter is not None else None
         self.conditions: dict[str, str] = {}
 
@@ -97,6 +104,7 @@ class Stepper:
                     "a decoder's first token has seen nothing else; pooling is mean or last",
                     param="pooling",
                 )
+            self._check_adapter(sequence)
             self.scheduler.add(sequence)
         except BessemerError as error:
             sequence.send("error", error)
@@ -115,6 +123,19 @@ class Stepper:
         speed = step.tokens / (time.perf_counter() - start)
         self.scheduler.tokens_per_s += 0.1 * (speed - self.scheduler.tokens_per_s)
         return True
+
+    @property
+    def adapters(self) -> list[str]:
+        """Digests of the adapters that are loaded, the least recently used first."""
+        return self._adapters.resident if self._adapters else []
+
+    def load_adapter(self, digest: str, folder: Path) -> None:
+        """See `AdapterEngine.load_adapter`."""
+        self._can_adapt().load(digest, folder, self._adapters_in_use())
+
+    def unload_adapter(self, digest: str) -> None:
+        """See `AdapterEngine.unload_adapter`."""
+        self._can_adapt().unload(digest, self._adapters_in_use())
 
     def occupancy(self) -> Occupancy:
         cache = self.scheduler.cache
@@ -237,6 +258,23 @@ class Stepper:
                 param=constraint.param,
             )
         sequence.stop_ids |= sequence.matcher.eos_ids
+
+    def _check_adapter(self, sequence: EngineSequence) -> None:
+        if sequence.adapter is not None:
+            self._can_adapt().use(sequence.adapter)
+
+    def _can_adapt(self) -> Adapters:
+        if self._adapters is None:
+            raise InvalidInput(
+                f"{self.without_adapters}; it has no adapters",
+                next_step="merge the adapter into its base: bessemer merge",
+            )
+        return self._adapters
+
+    def _adapters_in_use(self) -> set[str]:
+        self.scheduler.drop_cancelled()
+        everybody = (*self.scheduler.running, *self.scheduler.waiting)
+        return {sequence.adapter for sequence in everybody if sequence.adapter is not None}
 
     def _complete(self, sequence: EngineSequence) -> None:
         assert sequence.row is not None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bessemer.core.errors import InvalidInput
 from bessemer.inference import precision as precisions
+from bessemer.inference.adapters import Adapters
 from bessemer.inference.prepared import AttendFused
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder
@@ -24,7 +25,7 @@ class UnpreparedDecoder:
         InvalidInput: the KV cache cannot hold, or attention not see, what its layers need.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, adapters: Adapters | None = None) -> None:
         if decoder.config.latent or decoder.config.layer_windows:
             raise InvalidInput(
                 f"the engine has no latent attention and no sliding windows yet, and this"
@@ -33,6 +34,8 @@ class UnpreparedDecoder:
             )
         self.config: ModelConfig = decoder.config
         self._decoder = decoder
+        if adapters is not None:
+            adapters.hook(decoder)
 
     @property
     def dtype(self) -> torch.dtype:

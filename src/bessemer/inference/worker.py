@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         max_waiting=options.max_waiting,
         context_length=options.context_length,
         kv_bytes=options.kv_bytes,
+        adapter_bytes=options.adapter_bytes,
         guesses=options.guesses,
         deterministic=options.deterministic,
     )
@@ -68,6 +69,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         help="off, ngram, or the folder of a draft model",
     )
     parser.add_argument("--kv-bytes", type=int, default=1 << 30, help="memory for the KV cache")
+    parser.add_argument("--adapter-bytes", type=int, default=1 << 30, help="memory for adapters")
     parser.add_argument(
         "--deterministic", action="store_true", help="equal requests get equal bits, in any company"
     )
@@ -163,6 +165,9 @@ class _Connection:
             self.flush()
             return
         try:
+            if op in ("load_adapter", "unload_adapter"):
+                self._change_adapters(op, frame, partial(self._send, number))
+                return
             sequence = self._sequence(op, frame, partial(self._send, number))
         except (msgspec.ValidationError, KeyError, TypeError) as fault:
             self._send(number, "error", InvalidInput(f"the engine cannot read this: {fault}"))
@@ -171,18 +176,25 @@ class _Connection:
         self._sequences[number] = sequence
         self._engine.submit(sequence)
 
+    def _change_adapters(self, op: str, frame: dict[str, Any], send: Any) -> None:
+        from bessemer.inference.engine import AdapterChange
+
+        folder = Path(frame["folder"]) if op == "load_adapter" else None
+        self._engine.change_adapters(AdapterChange(frame["digest"], folder), send)
+
     def _sequence(self, op: str, frame: dict[str, Any], send: Any) -> Any:
         from bessemer.inference.sequence import EngineSequence
 
         if op == "generate":
             request = msgspec.convert(frame["request"], GenerateRequest)
             return EngineSequence.for_tokens(request, send)
+        adapter = msgspec.convert(frame.get("adapter"), str | None)
         if op == "embed":
             pooling = msgspec.convert(frame.get("pooling"), Pooling | None)
             client = frame.get("client", "")
-            return EngineSequence.for_whole(frame["ids"], "vector", send, pooling, client)
+            return EngineSequence.for_whole(frame["ids"], "vector", send, pooling, client, adapter)
         wanted: dict[str, Any] = {"score": "scores"}
-        return EngineSequence.for_whole(frame["ids"], wanted[op], send)
+        return EngineSequence.for_whole(frame["ids"], wanted[op], send, adapter=adapter)
 
     def _send(self, number: int, kind: str, body: Any) -> None:
         """Called in the engine's thread; the loop sends it after the step."""

@@ -18,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bessemer.core.errors import IntegrityError, InvalidInput
+from bessemer.core.errors import IntegrityError, InvalidInput, UnsafeWeights
+from bessemer.models.config import ModelConfig
+from bessemer.models.decoder import Decoder
+from bessemer.models.folder import PICKLED
 from bessemer.models.lora import Linear, LoraLinear, add_lora_layer, add_to, matrix_of
 from bessemer.models.quantized import Bits
 
@@ -93,16 +96,11 @@ def read_adapter(folder: Path) -> dict[str, Factors]:
 
     Raises:
         InvalidInput: it is no LoRA adapter, or of a kind that computes something else.
+        UnsafeWeights: its weights are pickled.
         IntegrityError: its files are missing, broken, or do not fit each other.
     """
     config = _read_config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as fault:
-        raise IntegrityError(
-            f"{folder} has no whole {WEIGHTS}: {fault}",
-            next_step="save the adapter again, as safetensors",
-        ) from fault
+    tensors = _read_weights(folder)
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         found = KEY.fullmatch(key)
@@ -110,6 +108,19 @@ def read_adapter(folder: Path) -> dict[str, Factors]:
             raise InvalidInput(f"{folder / WEIGHTS} holds {key!r}, which is no LoRA factor")
         parts.setdefault(found[1], {})[found[2]] = tensor.float()
     return {name: _factors(folder, name, pair, config) for name, pair in parts.items()}
+
+
+def check_adapter(folder: Path, base: Path) -> None:
+    """See that the adapter in `folder` fits the decoder in `base`, whose weights are not read.
+
+    Raises:
+        InvalidInput, UnsafeWeights, IntegrityError: as `read_adapter`, or it does not fit.
+    """
+    config = ModelConfig.from_folder(base)
+    with torch.device("meta"):
+        network = Decoder(config)
+    for name, factors in read_adapter(folder).items():
+        _target(network, name, factors, folder)
 
 
 @torch.no_grad()
@@ -148,6 +159,32 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
         add_to(layer, factors.b_OR @ factors.a_RI * factors.scale)
 
 
+def misfit(folder: Path, name: str, wanted: object, there: object) -> IntegrityError:
+    """The error of an adapter whose layer `name` is not in a network, or of another size."""
+    return IntegrityError(
+        f"the adapter in {folder} does not fit this model: {name} is {wanted} in it, and"
+        f" {there} here",
+        next_step=f"use the base model that its {CONFIG} names",
+    )
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled and not (folder / WEIGHTS).is_file():
+        raise UnsafeWeights(
+            f"{folder} holds pickled weights ({', '.join(pickled[:3])}), which can run code when"
+            " they are read; Bessemer reads safetensors only",
+            next_step="save the adapter again with peft, which writes safetensors",
+        )
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as fault:
+        raise IntegrityError(
+            f"{folder} has no whole {WEIGHTS}: {fault}",
+            next_step="save the adapter again, as safetensors",
+        ) from fault
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -175,12 +212,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _factors(
     folder: Path, name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> Factors:
-    rank = int(_by_pattern(config.get("rank_pattern"), name, config["r"]))
-    alpha = float(_by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"]))
+    try:
+        rank = int(_by_pattern(config.get("rank_pattern"), name, config["r"]))
+        alpha = float(_by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"]))
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as fault:
+        raise IntegrityError(f"{folder / CONFIG} has no rank and alpha: {fault!r}") from fault
     shapes = {part: tuple(tensor.shape) for part, tensor in pair.items()}
-    if shapes.keys() != {"lora_A", "lora_B"} or shapes["lora_A"][0] != rank != 0:
-        raise IntegrityError(f"{name} in {folder} has {shapes}; {CONFIG} says rank {rank}")
-    if shapes["lora_B"][1] != rank:
+    matrices = shapes.keys() == {"lora_A", "lora_B"} and all(len(s) == 2 for s in shapes.values())
+    if not matrices or rank < 1 or {shapes["lora_A"][0], shapes["lora_B"][1]} != {rank}:
         raise IntegrityError(f"{name} in {folder} has {shapes}; {CONFIG} says rank {rank}")
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Factors(pair["lora_A"], pair["lora_B"], scale)
@@ -202,9 +241,5 @@ def _target(network: nn.Module, name: str, factors: Factors, folder: Path) -> Li
     wanted = (len(factors.b_OR), factors.a_RI.shape[1])
     there = tuple(matrix_of(layer).shape) if isinstance(layer, Linear) else "no such layer"
     if not isinstance(layer, Linear) or there != wanted:
-        raise IntegrityError(
-            f"the adapter in {folder} does not fit this model: {name} is {wanted} in it, and"
-            f" {there} here",
-            next_step=f"use the base model that its {CONFIG} names",
-        )
+        raise misfit(folder, name, wanted, there)
     return layer
