@@ -101,6 +101,11 @@ ENDPOINTS = (
     ("GET /v1/models", "models:read", "the models and adapters with names, each with its `state`"),
     ("GET /v1/models/{id}", "models:read", "one of them"),
     ("GET /healthz", "no key", "`ok` or `loading`, the models in use, the version"),
+    (
+        "GET /metrics",
+        "models:read, or no key where only this machine can ask",
+        "requests, latencies and engines, for Prometheus",
+    ),
 )
 
 DIFFERENCES = """\
@@ -110,10 +115,14 @@ DIFFERENCES = """\
   `context_length_exceeded` with all the numbers.
 - `top_k`, `min_p`, `repetition_penalty`, `structured_outputs`, `prompt_logprobs` and `timeout` are
   extensions. So is `state` of a model: `stopped` (the first request will load it), `loading`,
-  `ready` or `failed`; and `parent` of an adapter: its base ([guide](../guides/adapters.md)).
+  `ready`, `sleeping` (unloaded; the next request loads it again) or `failed`; and `parent`
+  of an adapter: its base ([guide](../guides/adapters.md)).
+- A model that needs more memory than all models may have gets 507 `model_too_large`; one that finds
+  no room for a minute, since others are answering, 503 `engine_loading`.
 - A request for a model that is loading waits for it, for up to a minute; then it gets 503
-  `engine_loading`. A request whose engine dies gets 503 `engine_unavailable`, or that error as the
-  last event of its stream; the engine is started again.
+  `engine_loading`. An engine that dies is started again, and a request of which nothing was sent
+  yet is computed again, once. What had begun to stream, or met two deaths, gets 503 `engine_died`
+  (as its last event); after two, with `x-should-retry: false`, since it may be their reason.
 - A full queue gives 429 `engine_busy` with `Retry-After`.
 - `system_fingerprint` is made of the model's digest, so it changes when the bytes do.
   `usage.prompt_tokens_details.cached_tokens` counts what the prefix cache saved.

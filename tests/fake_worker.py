@@ -103,6 +103,7 @@ class FakeWorker:
             "precision": "fake",
             "running": len(self.running) - 1,
             "max_running": self.options.most_running,
+            "memory_bytes": self.options.memory_bytes,
         }
 
     def _note(self, frame: dict[str, Any]) -> None:
@@ -123,6 +124,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--guesses", default="ngram", help="taken, and left alone")
     parser.add_argument("--step-s", type=float, default=0.0, help="time each token takes")
     parser.add_argument("--most-running", type=int, default=8)
+    parser.add_argument("--memory-bytes", type=int, default=0, help="what it says it has")
     parser.add_argument("--log", help="append each operation to this file, one JSON a line")
     parser.add_argument("--starts", help="append the pid to this file at each start")
     parser.add_argument("--fail-loading", type=int, default=0, help="die at the first N starts")

@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from bessemer.app.chat import ModelHealth, ModelState, ServedModel, no_such_model
+from bessemer.app.chat import EngineFigures, ModelHealth, ModelState, ServedModel, no_such_model
 from bessemer.app.embeddings import Embedder
 from bessemer.core.errors import AdapterNotLoaded, ContextLengthExceeded
 from bessemer.core.principal import Principal
@@ -294,6 +294,17 @@ class FakeServing:
 
     def health(self) -> list[ModelHealth]:
         return [ModelHealth(name, self._states.get(name, "ready")) for name in self._responders]
+
+    async def figures(self) -> list[EngineFigures]:
+        """The first engine says what it does; the others do not answer."""
+        info = EngineInfo(
+            model_digest=FAKE_DIGEST, context_length=8, precision="fp32", running=2, kv_tokens=30,
+            counters={"steps": 5, "queued_s": 1.5},
+        )  # fmt: skip
+        return [
+            EngineFigures(name, self._states.get(name, "ready"), 1000, None if n else info)
+            for n, name in enumerate(self._responders)
+        ]
 
     def _visible(self, principal: Principal) -> dict[str, FakeResponder]:
         return {**self._responders, **self._private.get(principal.project_id, {})}

@@ -14,18 +14,19 @@ import pytest
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
+from bessemer.app.pooled_engine import PooledEngine
 from bessemer.core.artifacts import Artifact
-from bessemer.core.engine_client import EngineClient
-from bessemer.core.errors import EngineLoading, EngineUnavailable
+from bessemer.core.errors import DeadlineExceeded, EngineDied, EngineLoading, EngineUnavailable
 from bessemer.core.protocols import GenerateRequest
 from tests.fake_worker import DIE_ID
 from tests.polling import until, until_async
 from tests.worker_process import SCRIPT
 
 
-def model(name: str = "m", fill: str = "a") -> NamedModel:
+def model(name: str = "m", fill: str = "a", size_bytes: int = 0) -> NamedModel:
     digest = "sha256:" + fill * 64
-    return NamedModel(name, digest, Path("none"), Artifact(digest, "model", name, Path("none"), 0))
+    artifact = Artifact(digest, "model", name, Path("none"), size_bytes)
+    return NamedModel(name, digest, Path("none"), artifact)
 
 
 class FakeCommand:
@@ -55,7 +56,14 @@ def pooled(
     asyncio.run(run())
 
 
-async def generate(client: EngineClient, prompt: list[int], most: int = 3) -> list[int]:
+async def ready(pool: EnginePool, model: NamedModel) -> PooledEngine:
+    """The engine, loaded."""
+    engine = pool.engine(model)
+    await engine.info()
+    return engine
+
+
+async def generate(client: PooledEngine, prompt: list[int], most: int = 3) -> list[int]:
     request = GenerateRequest(request_id="r", prompt_ids=prompt, max_tokens=most)
     return [token async for chunk in client.generate(request) for token in chunk.ids]
 
@@ -72,7 +80,7 @@ def states(pool: EnginePool) -> list[str]:
 def test_a_model_is_loaded_when_it_is_first_asked_for(platform: Platform) -> None:
     async def test(pool: EnginePool) -> None:
         assert pool.status() == []
-        client = await pool.engine(model())
+        client = await ready(pool, model())
         assert await generate(client, [1, 2]) == [1, 2, 1]
         assert (await client.info()).model_digest == model().digest
         assert pool.status() == [
@@ -87,9 +95,9 @@ def test_everyone_who_asks_shares_one_worker_for_one_digest(
 ) -> None:
     async def test(pool: EnginePool) -> None:
         same = [model("m"), model("alias")] * 4
-        clients = await asyncio.gather(*(pool.engine(one) for one in same))
+        clients = await asyncio.gather(*(ready(pool, one) for one in same))
         assert len(set(map(id, clients))) == 1
-        other = await pool.engine(model("other", "b"))
+        other = await ready(pool, model("other", "b"))
         assert (await other.info()).model_digest == model("other", "b").digest
         assert len(starts(tmp_path)) == 2
 
@@ -100,7 +108,7 @@ def test_loading_says_so_and_requests_wait_for_it(platform: Platform, tmp_path: 
     async def test(pool: EnginePool) -> None:
         pool.load(model())
         assert states(pool) == ["loading"]
-        asking = asyncio.create_task(pool.engine(model()))
+        asking = asyncio.create_task(ready(pool, model()))
         await until_async(lambda: starts(tmp_path), "the worker started")
         assert not asking.done()
         (tmp_path / "go").touch()
@@ -115,24 +123,35 @@ def test_a_request_that_waited_too_long_is_told_that_it_loads(
 ) -> None:
     async def test(pool: EnginePool) -> None:
         with pytest.raises(EngineLoading, match="m is still loading after 0 s"):
-            await pool.engine(model())
+            await ready(pool, model())
         assert states(pool) == ["loading"]
 
     pooled(platform, test, "--wait-for", str(tmp_path / "never"), wait_s=0.2)
+
+
+def test_waiting_for_a_model_is_a_part_of_the_requests_own_time(
+    platform: Platform, tmp_path: Path
+) -> None:
+    async def test(pool: EnginePool) -> None:
+        asked = GenerateRequest(request_id="r", prompt_ids=[1], max_tokens=1, deadline_s=0.2)
+        with pytest.raises(DeadlineExceeded, match="before the model was ready"):
+            await anext(pool.engine(model()).generate(asked))
+
+    pooled(platform, test, "--wait-for", str(tmp_path / "never"))
 
 
 def test_a_killed_worker_fails_its_requests_and_serves_the_next(
     platform: Platform, tmp_path: Path
 ) -> None:
     async def test(pool: EnginePool) -> None:
-        client = await pool.engine(model())
+        client = await ready(pool, model())
         waiting = [asyncio.create_task(generate(client, [n], 200)) for n in range(3)]
         with pytest.raises(EngineUnavailable):
             await generate(client, [DIE_ID])
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [EngineUnavailable] * 3
+        assert [type(result) for result in results] == [EngineDied] * 3
         # At once, with no pause for anyone to notice: it waits for the new one.
-        assert await generate(await pool.engine(model()), [1]) == [1, 1, 1]
+        assert await generate(await ready(pool, model()), [1]) == [1, 1, 1]
         assert len(starts(tmp_path)) == 2
         assert states(pool) == ["ready"]
 
@@ -143,7 +162,7 @@ def test_a_worker_that_dies_while_loading_is_tried_again(
     platform: Platform, tmp_path: Path
 ) -> None:
     async def test(pool: EnginePool) -> None:
-        assert await generate(await pool.engine(model()), [1], 1) == [1]
+        assert await generate(await ready(pool, model()), [1], 1) == [1]
         assert len(starts(tmp_path)) == 3
 
     pooled(platform, test, "--starts", str(tmp_path / "starts"), "--fail-loading", "2")
@@ -153,7 +172,7 @@ def test_a_worker_that_dies_three_times_while_loading_has_failed_and_says_why(
     platform: Platform, tmp_path: Path
 ) -> None:
     async def test(pool: EnginePool) -> None:
-        asking = [asyncio.create_task(pool.engine(model())) for _ in range(3)]
+        asking = [asyncio.create_task(ready(pool, model())) for _ in range(3)]
         for result in await asyncio.gather(*asking, return_exceptions=True):
             assert type(result) is EngineUnavailable
             assert "cannot load: the weights are a fake" in result.message
@@ -162,7 +181,7 @@ def test_a_worker_that_dies_three_times_while_loading_has_failed_and_says_why(
         assert status["state"] == "failed" and "weights are a fake" in str(status["error"])
         # The next request does not wait for another three tries.
         with pytest.raises(EngineUnavailable, match="weights are a fake"):
-            await pool.engine(model())
+            await ready(pool, model())
         assert len(starts(tmp_path)) == 3
 
     pooled(platform, test, "--starts", str(tmp_path / "starts"), "--fail-loading", "99")
@@ -172,7 +191,7 @@ def test_a_program_that_is_not_there_is_a_failed_engine(platform: Platform) -> N
     async def test() -> None:
         pool = EnginePool(platform, 1, command=lambda *_: ["/no/such/program"])
         with pytest.raises(EngineUnavailable, match="cannot start /no/such/program"):
-            await pool.engine(model())
+            await ready(pool, model())
         await pool.close()
 
     asyncio.run(test())
@@ -182,7 +201,7 @@ def test_closing_ends_every_worker_and_takes_its_socket_along(
     platform: Platform, tmp_path: Path
 ) -> None:
     async def test(pool: EnginePool) -> None:
-        await asyncio.gather(pool.engine(model("a", "a")), pool.engine(model("b", "b")))
+        await asyncio.gather(ready(pool, model("a", "a")), ready(pool, model("b", "b")))
         pool.load(model("c", "c"))
         await until_async(lambda: len(starts(tmp_path)) == 3, "the third started")
         await pool.close()
@@ -190,7 +209,7 @@ def test_closing_ends_every_worker_and_takes_its_socket_along(
         assert states(pool) == ["stopped"] * 3
         assert list(platform.home.socket_dir().iterdir()) == []
         with pytest.raises(EngineUnavailable, match="shutting down"):
-            await pool.engine(model("a", "a"))
+            await ready(pool, model("a", "a"))
 
     pooled(platform, test, "--starts", str(tmp_path / "starts"))
 
@@ -206,7 +225,7 @@ from tests.app.test_engines import FakeCommand, model
 async def serve():
     platform = Platform.open(Home(Path(sys.argv[1])))
     pool = EnginePool(platform, 1, command=FakeCommand("--starts", sys.argv[2]))
-    await pool.engine(model())
+    await pool.engine(model()).info()
     print("serving", flush=True)
     await asyncio.Event().wait()
 

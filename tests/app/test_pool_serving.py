@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bessemer.app import models
-from bessemer.app.chat import ModelNotFound, list_models, respond
+from bessemer.app.chat import EngineFigures, ModelNotFound, list_models, respond
 from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
@@ -34,7 +34,7 @@ class FakePool:
         self.engines: dict[str, FakeEngine] = {}
         self.names: dict[str, str] = {}
 
-    async def engine(self, model: NamedModel) -> FakeEngine:
+    def engine(self, model: NamedModel) -> FakeEngine:
         if self.fault is not None:
             raise self.fault
         self.names[model.digest] = model.name
@@ -47,6 +47,9 @@ class FakePool:
             {"name": name, "digest": digest, "state": "ready", "error": None}
             for digest, name in self.names.items()
         ]
+
+    async def figures(self) -> list[EngineFigures]:
+        return []
 
 
 def make_model(platform: Platform, owner: Principal, name: str, template: str | None) -> NamedModel:

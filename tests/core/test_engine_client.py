@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bessemer.core.engine_client import EngineClient
-from bessemer.core.errors import Busy, ContextLengthExceeded, EngineUnavailable
+from bessemer.core.errors import Busy, ContextLengthExceeded, EngineDied, EngineUnavailable
 from bessemer.core.frames import encode_frame
 from bessemer.core.protocols import GenerateRequest, TokenChunk
 from tests.fake_worker import CONTEXT_LENGTH, DIE_ID
@@ -141,7 +141,7 @@ def test_the_death_of_the_worker_reaches_everyone_who_waits() -> None:
         await anext(first)
         serving.process.kill()
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [EngineUnavailable] * 5
+        assert [type(result) for result in results] == [EngineDied] * 5
         with pytest.raises(EngineUnavailable):
             async for _ in first:
                 pass

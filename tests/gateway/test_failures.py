@@ -11,6 +11,7 @@ from bessemer.core.errors import (
     ContextLengthExceeded,
     EngineLoading,
     EngineUnavailable,
+    ModelTooLarge,
 )
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from tests.fakes import FakeResponder, FakeServing
@@ -203,6 +204,14 @@ def test_an_engine_that_cannot_answer_is_503_with_a_time_to_come_back(
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) > 0
     assert answer.error["code"] == fault.code
+
+
+def test_a_model_that_never_fits_is_507_and_clients_are_told_not_to_ask_again() -> None:
+    fault = ModelTooLarge("m needs 9.00 GB", need_bytes=9_000_000_000)
+    answer = chat(app_of(FakeServing({"tiny": FakeResponder()}, fault=fault)))
+    assert (answer.status, answer.error["code"]) == (507, "model_too_large")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
 
 
 def test_a_prompt_that_does_not_fit_is_openais_error_and_tells_the_next_step() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from string import ascii_lowercase
 from typing import NamedTuple
@@ -35,17 +39,23 @@ class Chain(NamedTuple):
     client: openai.OpenAI
     key_id: str
     log: Path
+    starts: Path
+
+    def worker(self) -> int:
+        """The process id of the worker that was started last."""
+        return int(self.starts.read_text().split()[-1])
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """A server over a home with one model, whose worker repeats its prompt."""
     folder = tmp_path_factory.mktemp("chain")
-    log = folder / "worker.log"
+    log, starts = folder / "worker.log", folder / "starts"
 
     def command(model: NamedModel, socket: Path, threads: int) -> list[str]:
         native = worker_command(model, socket, threads)
         options = ["--log", str(log), "--most-running", "4", "--step-s", "0.005"]
+        options += ["--starts", str(starts)]
         return [sys.executable, str(SCRIPT), *native[native.index("--model") :], *options]
 
     with Platform.open(Home(folder / "home")) as platform:
@@ -64,7 +74,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             running(app, lifespan=lifespan()) as server,
             openai.OpenAI(base_url=f"{server.url}/v1", api_key=key.secret, max_retries=0) as client,
         ):
-            yield Chain(platform, keyring, client, key.id, log)
+            yield Chain(platform, keyring, client, key.id, log, starts)
         shutil.rmtree(platform.home.socket_dir())
 
 
@@ -126,21 +136,37 @@ def test_full_is_a_rate_limit_with_a_time_to_come_back(chain: Chain) -> None:
     assert int(found.value.response.headers["retry-after"]) == 2
 
 
-def test_a_killed_engine_is_a_503_and_the_next_request_is_answered(chain: Chain) -> None:
-    with pytest.raises(openai.InternalServerError) as found:
-        chain.client.completions.create(model="tiny", prompt=[5, DIE_ID])
-    assert found.value.status_code == 503
-    assert int(found.value.response.headers["retry-after"]) > 0
+def test_a_request_that_kills_is_tried_twice_told_so_and_not_to_come_again(chain: Chain) -> None:
+    chain.client.completions.create(model="tiny", prompt=[5])
+    before = len(chain.starts.read_text().split())
+    patient = chain.client.with_options(max_retries=2)  # as the official client is by default
+    with pytest.raises(openai.InternalServerError, match="died twice") as found:
+        patient.completions.create(model="tiny", prompt=[5, DIE_ID])
+    assert (found.value.status_code, found.value.code) == (503, "engine_died")
+    assert "retry-after" not in found.value.response.headers
     assert chain.client.completions.create(model="tiny", prompt=[5]).choices[0].text
+    assert len(chain.starts.read_text().split()) == before + 2
+
+
+def test_a_whole_answer_outlives_the_death_of_its_engine(chain: Chain) -> None:
+    before = _operations(chain).count("generate")
+    ask = partial(chain.client.completions.create, model="tiny", prompt=[5], max_tokens=100)
+    with ThreadPoolExecutor() as threads:
+        answers = [threads.submit(ask) for _ in range(3)]
+        vector = threads.submit(chain.client.embeddings.create, model="tiny", input="word")
+        until(lambda: _operations(chain).count("generate") == before + 3, "they are under way")
+        os.kill(chain.worker(), signal.SIGKILL)
+        assert [answer.result().usage.completion_tokens for answer in answers] == [100] * 3
+        assert vector.result().data[0].embedding == [1.0, 0.0]
 
 
 def test_the_engine_that_dies_in_a_stream_is_seen_by_the_client(chain: Chain) -> None:
     stream = chain.client.completions.create(model="tiny", prompt=[5], max_tokens=200, stream=True)
     next(iter(stream))
-    with pytest.raises(openai.InternalServerError):
-        chain.client.completions.create(model="tiny", prompt=[DIE_ID])
-    with pytest.raises(openai.APIError, match="engine"):
+    os.kill(chain.worker(), signal.SIGKILL)
+    with pytest.raises(openai.APIError, match="engine stopped while it worked on this") as found:
         list(stream)
+    assert found.value.code == "engine_died"
 
 
 def test_a_revoked_key_opens_nothing_any_more(chain: Chain) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -47,6 +48,24 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None
     assert text == ask(client)
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens <= 16
+
+
+def test_metrics_tell_what_the_engines_did(served: Server, client: openai.OpenAI) -> None:
+    def figure(name: str) -> float:
+        text = httpx2.get(f"{served.url.removesuffix('/v1')}/metrics").text
+        lines = [line for line in text.splitlines() if line.startswith(f"bessemer_{name}")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if 'model="tiny"' in line)
+
+    names = ("engine_requests_total", "engine_completion_tokens_total", "engine_steps_total")
+    before = {name: figure(name) for name in (*names, "first_token_seconds_count")}
+    answer = client.chat.completions.create(model="tiny", messages=HI, max_tokens=8)
+    assert answer.usage is not None
+    assert figure("engine_requests_total") == before["engine_requests_total"] + 1
+    drawn = figure("engine_completion_tokens_total") - before["engine_completion_tokens_total"]
+    assert answer.usage.completion_tokens <= drawn <= answer.usage.completion_tokens + 1
+    assert figure("engine_steps_total") > before["engine_steps_total"]
+    assert figure("first_token_seconds_count") == before["first_token_seconds_count"] + 1
+    assert figure("engine_kv_budget_tokens") > figure("engine_kv_tokens") > 0
 
 
 def test_two_models_are_served_beside_each_other(client: openai.OpenAI) -> None:

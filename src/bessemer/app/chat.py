@@ -14,12 +14,14 @@ import msgspec
 
 from bessemer.app.deadline import within
 from bessemer.app.embeddings import EmbeddingServing
+from bessemer.app.latencies import Latencies
+from bessemer.app.second_try import second_try, stream_second_try
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
 from bessemer.core.principal import Principal
-from bessemer.core.protocols import ChatRequest, Delta, Responder
+from bessemer.core.protocols import ChatRequest, Delta, EngineInfo, Responder
 
-ModelState = Literal["loading", "ready", "failed", "stopped"]
+ModelState = Literal["loading", "ready", "failed", "stopped", "sleeping"]
 
 CHAT_SCOPE = "chat"
 MODELS_SCOPE = "models:read"
@@ -34,8 +36,8 @@ class ModelNotFound(NotFound):
 class ServedModel(NamedTuple):
     """One name that can be asked.
 
-    `created` is in Unix seconds. `stopped` means that the first request will load it. `parent` is
-    an adapter's base.
+    `created` is in Unix seconds. `stopped` means that the first request will load it, and
+    `sleeping` that the next one will again. `parent` is an adapter's base.
     """
 
     id: str
@@ -50,6 +52,15 @@ class ModelHealth(NamedTuple):
 
     id: str
     state: ModelState
+
+
+class EngineFigures(NamedTuple):
+    """One engine for `/metrics`: `info` only while it is ready; `need_bytes` as it is planned."""
+
+    model: str
+    state: ModelState
+    need_bytes: int
+    info: EngineInfo | None
 
 
 class NamedResponder(Responder, Protocol):
@@ -78,18 +89,34 @@ class Serving(EmbeddingServing, Protocol):
         """Every engine there is, at once: no waiting, no database."""
         ...
 
+    async def figures(self) -> list[EngineFigures]:
+        """Every engine with what it says of itself; one that does not answer soon has no info."""
+        ...
+
 
 class Reply(AsyncIterator[Delta]):
     """The deltas of one answer. Iterate it; `aclose` cancels what is still to come.
 
-    `model_digest` is known from the first delta on.
+    `model_digest` is known from the first delta on. If the engine dies before the first one, it is
+    asked again, once.
     """
 
     def __init__(
-        self, serving: Serving, principal: Principal, model: str, request: ChatRequest
+        self,
+        serving: Serving,
+        principal: Principal,
+        model: str,
+        request: ChatRequest,
+        *,
+        whole: bool,
+        latencies: Latencies,
     ) -> None:
         self.model_digest: str | None = None
-        self._deltas = self._run(serving, principal, model, request)
+        self._watch = latencies.watch(model)
+        self._serving, self._principal = serving, principal
+        self._model, self._request = model, request
+        self._began_s = time.monotonic()
+        self._deltas = self._whole() if whole else stream_second_try(self._ask)
 
     async def __anext__(self) -> Delta:
         return await anext(self._deltas)
@@ -97,23 +124,49 @@ class Reply(AsyncIterator[Delta]):
     async def aclose(self) -> None:
         await self._deltas.aclose()
 
-    async def _run(
-        self, serving: Serving, principal: Principal, model: str, request: ChatRequest
-    ) -> AsyncGenerator[Delta, None]:
-        began_s = time.monotonic()
-        async with within(request.deadline_s, "before the model was ready"):
-            responder = await serving.responder(principal, model)
-        if request.deadline_s is not None:
-            left_s = request.deadline_s - (time.monotonic() - began_s)
-            request = msgspec.structs.replace(request, deadline_s=max(0.0, left_s))
+    async def _whole(self) -> AsyncGenerator[Delta, None]:
+        """All deltas, once the last one is there: until then nobody has seen any."""
+        for delta in await second_try(self._collect):
+            yield delta
+
+    async def _collect(self) -> list[Delta]:
+        async with closing(self._ask()) as deltas:
+            return [delta async for delta in deltas]
+
+    async def _ask(self) -> AsyncGenerator[Delta, None]:
+        """Within the time that is left of the request's own; earlier tries have used some."""
+        left_s = self._left_s()
+        async with within(left_s, "before the model was ready"):
+            responder = await self._serving.responder(self._principal, self._model)
+        request = msgspec.structs.replace(self._request, deadline_s=self._left_s())
         self.model_digest = responder.model_digest
         async with closing(responder.respond(request)) as deltas:
             async for delta in deltas:
+                self._watch.piece()
                 yield delta
 
+    def _left_s(self) -> float | None:
+        given_s = self._request.deadline_s
+        if given_s is None:
+            return None
+        return max(0.0, given_s - (time.monotonic() - self._began_s))
 
-def respond(serving: Serving, principal: Principal, model: str, request: ChatRequest) -> Reply:
+
+def respond(
+    serving: Serving,
+    principal: Principal,
+    model: str,
+    request: ChatRequest,
+    *,
+    whole: bool = False,
+    latencies: Latencies | None = None,
+) -> Reply:
     """Ask `model`. The answer's errors come with its first delta.
+
+    Args:
+        whole: nobody reads before the end, so the deltas come all at once, and an engine that dies
+            on the way is asked again.
+        latencies: where to note how long it took.
 
     Raises:
         PermissionDenied: at once, without the scope `chat`.
@@ -124,7 +177,10 @@ def respond(serving: Serving, principal: Principal, model: str, request: ChatReq
     """
     principal.require(CHAT_SCOPE)
     client = principal.key_id or principal.owner_id
-    return Reply(serving, principal, model, msgspec.structs.replace(request, client=client))
+    request = msgspec.structs.replace(request, client=client)
+    return Reply(
+        serving, principal, model, request, whole=whole, latencies=latencies or Latencies()
+    )
 
 
 def list_models(serving: Serving, principal: Principal) -> list[ServedModel]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from bessemer.app.deadline import within
+from bessemer.app.second_try import second_try
 from bessemer.core.errors import ContextLengthExceeded, InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import Engine, Pooling
@@ -44,7 +45,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Embedded(NamedTuple):
-    """A vector of unit length for each input, in order."""
+    """A vector for each input, in order: of unit length, and a partner's as it makes them."""
 
     vectors: list[list[float]]
     prompt_tokens: int
@@ -69,7 +70,7 @@ class EmbeddingServing(Protocol):
 async def embed(
     serving: EmbeddingServing, principal: Principal, model: str, request: EmbedRequest
 ) -> Embedded:
-    """Ask `model` for vectors.
+    """Ask `model` for vectors; if its engine dies meanwhile, once more.
 
     Raises:
         PermissionDenied: without the scope `chat`.
@@ -79,9 +80,14 @@ async def embed(
     """
     principal.require(EMBED_SCOPE)
     client = principal.key_id or principal.owner_id
-    async with within(request.deadline_s, "before all vectors were made"):
+    asked = msgspec.structs.replace(request, client=client)
+
+    async def ask() -> Embedded:
         embedder = await serving.embedder(principal, model)
-        return await embedder.embed(msgspec.structs.replace(request, client=client))
+        return await embedder.embed(asked)
+
+    async with within(request.deadline_s, "before all vectors were made"):
+        return await second_try(ask)
 
 
 class EngineEmbedder:

@@ -20,8 +20,9 @@ from typing import Literal
 from bessemer.app.models import NamedModel
 from bessemer.core.engine_client import EngineClient
 from bessemer.core.errors import EngineLoading, EngineUnavailable
+from bessemer.core.protocols import EngineInfo
 
-EngineState = Literal["loading", "ready", "failed", "stopped"]
+EngineState = Literal["loading", "ready", "failed", "stopped", "sleeping"]
 
 # The command line of a worker, from the model, the socket it shall serve at, and its threads.
 WorkerCommand = Callable[[NamedModel, Path, int], list[str]]
@@ -32,6 +33,7 @@ LONGEST_BACK_OFF_S = 30.0
 CALM_S = 60.0
 MAX_LOADING_DEATHS = 3
 ENDING_S = 5.0
+INFO_WAIT_S = 2.0
 
 _TAIL_BYTES = 4096
 _TAIL_LINES = 8
@@ -41,7 +43,12 @@ _numbers = itertools.count(1)
 
 
 class EngineProcess:
-    """The worker of one model. Lives on one event loop; `start` it, and `close` it at the end."""
+    """The worker of one model. Lives on one event loop; `start` it, and `close` it at the end.
+
+    Attributes:
+        ready_bytes: memory that the last worker had when it was ready; 0 before the first.
+        memory_bytes: the most it was seen to have since then.
+    """
 
     def __init__(
         self, model: NamedModel, socket_dir: Path, threads: int, command: WorkerCommand
@@ -50,6 +57,8 @@ class EngineProcess:
         self.state: EngineState = "stopped"
         self.error: str | None = None
         self.failed_at_s = 0.0
+        self.started_at_s = 0.0
+        self.ready_bytes = self.memory_bytes = 0
         self._socket_dir, self._threads, self._command = socket_dir, threads, command
         self._client: EngineClient | None = None
         self._tail = bytearray()
@@ -58,9 +67,12 @@ class EngineProcess:
 
     def start(self) -> None:
         """Begin to load, without waiting. Does nothing while it loads or serves."""
-        if self._keeper is None or self._keeper.done():
+        if self.state not in ("loading", "ready"):
             self._tell("loading")
-            self._keeper = asyncio.create_task(self._keep(), name=f"engine {self.model.name}")
+            self.started_at_s = time.monotonic()
+            # One that is being ended still has the memory that this one needs.
+            keeping = self._keep(after=self._keeper)
+            self._keeper = asyncio.create_task(keeping, name=f"engine {self.model.name}")
 
     async def client(self, wait_s: float) -> EngineClient:
         """The engine, once it is ready.
@@ -72,7 +84,7 @@ class EngineProcess:
         try:
             async with asyncio.timeout(wait_s):
                 while self._client is None or not self._client.alive:
-                    if self.state in ("failed", "stopped"):
+                    if self.state in ("failed", "stopped", "sleeping"):
                         raise EngineUnavailable(self.error or f"{self.model.name} was stopped")
                     await self._news.wait()
                 return self._client
@@ -88,19 +100,42 @@ class EngineProcess:
         if self._client is not None:
             self._client.set_threads(threads)
 
+    async def measure(self) -> EngineInfo | None:
+        """What the worker says of itself now; None unless it is ready."""
+        if self._client is None or not self._client.alive:
+            return None
+        try:
+            async with asyncio.timeout(INFO_WAIT_S):
+                info = await self._client.info()
+        except (EngineUnavailable, TimeoutError):
+            return None
+        self.memory_bytes = max(self.memory_bytes, info.memory_bytes)
+        return info
+
+    async def sleep(self) -> None:
+        """End the worker and wait until its memory is free; `start` brings it back."""
+        self._tell("sleeping")
+        await self._end_keeper()
+
     async def close(self) -> None:
         """End the worker and wait until it is gone."""
+        await self._end_keeper()
+        self._tell("stopped")
+
+    async def _end_keeper(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        self._tell("stopped")
 
-    async def _keep(self) -> None:
+    async def _keep(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
         deaths, back_off_s = 0, FIRST_BACK_OFF_S
         while True:
             try:
                 async with self._serving() as client:
                     client.set_threads(self._threads)  # it may have changed during the load
+                    self.ready_bytes = self.memory_bytes = (await client.info()).memory_bytes
                     self._tell("ready", client=client)
                     deaths, since_s = 0, time.monotonic()
                     await client.gone()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 
+from bessemer.app.embeddings import Embedded, EmbedRequest
 from bessemer.core.errors import (
     BessemerError,
     Busy,
@@ -59,8 +60,24 @@ class Timeouts(NamedTuple):
 PATIENCE = Timeouts()
 
 
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: int
+
+
+class _Vectors(msgspec.Struct):
+    """The answer of `/embeddings`, as far as it is needed."""
+
+    data: list[_Vector]
+    usage: _Counts
+
+
 class Partner:
-    """Implements `core.protocols.Responder` over HTTP. Make one with `open`.
+    """Implements `core.protocols.Responder` and `embeddings.Embedder` over HTTP; made by `open`.
 
     `model_digest` is unknown: a partner says its model's name and no more.
     """
@@ -128,7 +145,26 @@ class Partner:
         except aiohttp.ClientError as fault:
             raise _unavailable(f"{url} cannot be reached, or broke off: {fault}") from fault
 
-    def _limits(self, request: ChatRequest) -> aiohttp.ClientTimeout:
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Vectors as the partner makes them; raises as `respond`."""
+        if request.pooling is not None:
+            raise _unheard("pooling")
+        url = f"{self._base_url}/embeddings"
+        body: dict[str, Any] = {"model": self._model, "encoding_format": "float"}
+        body["input"] = [item if isinstance(item, str) else [*item] for item in request.inputs]
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        try:
+            async with self._session.post(url, json=body, timeout=self._limits(request)) as answer:
+                if answer.status != 200:
+                    raise _refusal(answer, await _first_of(answer))
+                return _embedded(await answer.read(), len(body["input"]))
+        except TimeoutError as fault:
+            raise _unavailable(f"{url} did not answer in time ({fault})") from fault
+        except aiohttp.ClientError as fault:
+            raise _unavailable(f"{url} cannot be reached, or broke off: {fault}") from fault
+
+    def _limits(self, request: ChatRequest | EmbedRequest) -> aiohttp.ClientTimeout:
         connect_s, silence_s = self._timeouts
         return aiohttp.ClientTimeout(
             total=request.deadline_s, sock_connect=connect_s, sock_read=silence_s
@@ -140,11 +176,15 @@ def _refuse_unheard(request: ChatRequest) -> None:
     unheard = {"echo": request.echo, "prompt_logprobs": request.prompt_logprobs is not None}
     for field, asked in unheard.items():
         if asked:
-            raise InvalidInput(
-                f"a partner's model cannot be asked for '{field}'",
-                next_step="ask a model that is served here",
-                param=field,
-            )
+            raise _unheard(field)
+
+
+def _unheard(field: str) -> InvalidInput:
+    return InvalidInput(
+        f"a partner's model cannot be asked for '{field}'",
+        next_step="ask a model that is served here",
+        param=field,
+    )
 
 
 async def _deltas(answer: aiohttp.ClientResponse) -> AsyncGenerator[Delta, None]:
@@ -266,6 +306,17 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     if "logit_bias" in chosen:
         chosen["logit_bias"] = {str(id_): bias for id_, bias in sampling.logit_bias.items()}
     return chosen
+
+
+def _embedded(raw: bytes, count: int) -> Embedded:
+    try:
+        found = msgspec.json.decode(raw, type=_Vectors)
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise _unavailable(f"the partner sent no list of vectors: {fault}") from fault
+    by_place = {vector.index: vector.embedding for vector in found.data}
+    if sorted(by_place) != list(range(count)):
+        raise _unavailable(f"the partner sent {len(found.data)} vectors for {count} texts")
+    return Embedded([by_place[place] for place in range(count)], found.usage.prompt_tokens)
 
 
 def _usage(counts: dict[str, Any]) -> Usage:

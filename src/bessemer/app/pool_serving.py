@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from bessemer.app import chat
 from bessemer.app.adapted_engine import AdaptedEngine
 from bessemer.app.adapters import NamedAdapter, Served, base_of, find_served, list_adapters
-from bessemer.app.chat import ModelHealth, ModelState, ServedModel
+from bessemer.app.chat import EngineFigures, ModelHealth, ModelState, ServedModel
 from bessemer.app.embeddings import EngineEmbedder
 from bessemer.app.models import NamedModel, list_models
 from bessemer.app.platform import Platform
@@ -36,9 +36,11 @@ _MOST_VOICES = 16
 class Pool(Protocol):
     """What is needed of `app.engines.EnginePool`."""
 
-    async def engine(self, model: NamedModel) -> AdapterEngine: ...
+    def engine(self, model: NamedModel) -> AdapterEngine: ...
 
     def status(self) -> list[dict[str, Any]]: ...
+
+    async def figures(self) -> list[EngineFigures]: ...
 
 
 class _Voice(NamedTuple):
@@ -70,8 +72,8 @@ class PoolServing:
         self._loading = asyncio.Lock()
 
     async def responder(self, principal: Principal, model: str) -> EngineResponder:
-        """See `chat.Serving.responder`. The first request for a model waits until it is loaded."""
-        named, engine, voice = await self._awake(principal, model)
+        """See `chat.Serving.responder`. What it is asked waits until the model is loaded."""
+        named, engine, voice = await self._voiced(principal, model)
         if self._recorder is not None:
             if isinstance(named, NamedAdapter):
                 raise InvalidInput(
@@ -85,7 +87,7 @@ class PoolServing:
 
     async def embedder(self, principal: Principal, model: str) -> EngineEmbedder:
         """See `embeddings.EmbeddingServing.embedder`; waits as `responder` does."""
-        _, engine, voice = await self._awake(principal, model)
+        _, engine, voice = await self._voiced(principal, model)
         return EngineEmbedder(engine, voice.tokenizer, voice.context_length)
 
     def models(self, principal: Principal) -> list[ServedModel]:
@@ -110,9 +112,13 @@ class PoolServing:
         """See `chat.Serving.health`."""
         return [ModelHealth(row["name"], row["state"]) for row in self._pool.status()]
 
-    async def _awake(self, principal: Principal, model: str) -> tuple[Served, Engine, _Voice]:
+    async def figures(self) -> list[EngineFigures]:
+        """See `chat.Serving.figures`."""
+        return await self._pool.figures()
+
+    async def _voiced(self, principal: Principal, model: str) -> tuple[Served, Engine, _Voice]:
         named = await self._find(principal, model)
-        base, engine = base_of(named), await _engine_of(self._pool, named)
+        base, engine = base_of(named), _engine_of(self._pool, named)
         voice = self._voices.get(base.digest) or await self._load(base, engine)
         return named, engine, voice
 
@@ -143,15 +149,15 @@ class PoolServing:
 
 async def responder_for(pool: Pool, model: Served) -> EngineResponder:
     """What answers for one model, without a name or a cache; waits for its load."""
-    engine = await _engine_of(pool, model)
+    engine = _engine_of(pool, model)
     context_length = (await engine.info()).context_length
     voice = await asyncio.to_thread(_read_voice, base_of(model), context_length)
     return EngineResponder(engine, *voice, model_digest=model.digest)
 
 
-async def _engine_of(pool: Pool, model: Served) -> Engine:
+def _engine_of(pool: Pool, model: Served) -> Engine:
     """An adapter's is its base's."""
-    engine = await pool.engine(base_of(model))
+    engine = pool.engine(base_of(model))
     if isinstance(model, NamedAdapter):
         return AdaptedEngine(engine, model.digest, model.path)
     return engine

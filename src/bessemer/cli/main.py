@@ -32,6 +32,7 @@ VERBS = {
     "replay": "Compute a recorded answer again and compare every bit.",
     "chat": "Talk to a model in the terminal.",
     "runs": "List runs; show, follow or cancel one.",
+    "targets": "Let other servers answer by names here.",
     "key": "Create, list and revoke API keys.",
     "login": "Print a new one-time URL for the console.",
     "explain": "Print each value of a recipe, where it comes from and why.",

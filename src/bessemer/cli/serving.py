@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from bessemer.app import models
 from bessemer.app.adapters import base_of, find_served
 from bessemer.app.catalog import DEFAULT_MODEL
+from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.keys import KeyRing
 from bessemer.app.models import NamedModel
@@ -21,6 +23,7 @@ from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
 from bessemer.app.recording import Recorder, prune
 from bessemer.app.supervisor import Supervisor, thread_budget
+from bessemer.app.target_serving import TargetServing
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
 from bessemer.gateway.asgi import build as build_gateway
@@ -35,6 +38,8 @@ class Service:
     """A bound, not yet running server on a home that the caller has locked.
 
     Args:
+        memory_bytes: for all engines together; None for no limit.
+        sleep_after_s: how long an engine idles before it is unloaded; None for ever.
         preload: models to load at once; others load when they are first asked for.
         guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model's folder.
         deterministic: answers depend on model and request alone, and a record of each is kept.
@@ -42,6 +47,7 @@ class Service:
 
     Raises:
         PortInUse: before anything else is touched.
+        InvalidInput: `targets.toml` cannot be read.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class Service:
         host: str,
         port: int,
         threads: int,
+        memory_bytes: int | None = None,
+        sleep_after_s: float | None = None,
         preload: Sequence[NamedModel] = (),
         hosts: Sequence[str] = (),
         guesses: str | Path = "ngram",
@@ -60,22 +68,36 @@ class Service:
         self._platform = platform
         self._preload = preload
         self._threads = threads
-        command = partial(worker_command, guesses=guesses, deterministic=deterministic)
-        self._pool = EnginePool(platform, threads, command=command)
+        command = partial(
+            worker_command,
+            guesses=guesses,
+            deterministic=deterministic,
+            kv_bytes=kv_limit(memory_bytes),
+        )
+        self._pool = EnginePool(
+            platform,
+            threads,
+            command=command,
+            memory_bytes=memory_bytes,
+            sleep_after_s=sleep_after_s,
+        )
         self._recorder = Recorder(platform) if deterministic else None
         prune(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
-        serving = PoolServing(platform, self._pool, self._recorder)
+        own_models = PoolServing(platform, self._pool, self._recorder)
+        serving = TargetServing(platform, own_models)
+        self._partners = serving
         folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts)
-        app = build_gateway(serving, self._keyring, other=console)
+        sock = bind(host, port)
+        own = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+        app = build_gateway(serving, self._keyring, other=console, open_metrics=own)
 
         def when_started(url: str) -> None:
             platform.home.note_holder(pid=os.getpid(), url=url)
             started(url, login_url(url, folder))
 
-        sock = bind(host, port)
         self.url = url_of(sock)
         self._server = Server(app, sock, lifespan=self._running(), started=when_started)
 
@@ -101,15 +123,18 @@ class Service:
             refreshing.cancel()
             await asyncio.wait([refreshing])
             await self._supervisor.close()
+            await self._partners.close()
             await self._pool.close()
             if self._recorder is not None:
                 await self._recorder.close()
 
     async def _each_second(self) -> None:
-        """Learn of new and revoked keys; share the cores between engines and a run."""
+        """Learn of new and revoked keys; share the cores between engines and a run; put idle
+        engines to sleep."""
         while True:
             await asyncio.sleep(REFRESH_S)
             self._pool.set_threads(self._engine_threads())
+            await self._pool.rest()
             try:
                 await asyncio.to_thread(self._keyring.refresh)
             except Exception:

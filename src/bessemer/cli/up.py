@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from bessemer.cli.quantities import Duration, Size
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -12,6 +14,16 @@ import click
 )
 @click.option("--model", "names", multiple=True, help="Load this model at once; may be repeated.")
 @click.option("--threads", type=click.IntRange(1), help="Cores of an engine; by default all.")
+@click.option(
+    "--memory",
+    type=Size(),
+    help="Memory of all models together, as 8GB; by default 80% of what is free now.",
+)
+@click.option(
+    "--sleep-after",
+    type=Duration(),
+    help="Unload a model that nobody asked for so long, as 15m; by default never.",
+)
 @click.option(
     "--allow-host", "hosts", multiple=True, help="Another name browsers may use for this server."
 )
@@ -31,6 +43,8 @@ def command(
     port: int,
     names: tuple[str, ...],
     threads: int | None,
+    memory: int | None,
+    sleep_after: float | None,
     hosts: tuple[str, ...],
     guesses: str,
     deterministic: bool,
@@ -39,11 +53,14 @@ def command(
 
     It listens on this machine alone unless told otherwise. Every model with a name here is
     served, and every adapter; the default model is loaded at once, the others when they are first
-    asked for. Ctrl-C stops it; runs go on, and the next `bessemer up` finds them.
+    asked for. What does not fit into memory beside the others puts the model to sleep that was idle
+    the longest. Ctrl-C stops the server; runs go on, and the next `bessemer up` finds them.
     """
+    from bessemer.app.engine_memory import default_budget
     from bessemer.app.machine import usable_cores
     from bessemer.app.platform import Platform
     from bessemer.app.recording import KEPT_DAYS, MOST_ANSWERS
+    from bessemer.cli.output import size
     from bessemer.cli.serving import Service, guesses_of, models_to_load
 
     if deterministic and guesses not in ("off", "ngram"):
@@ -51,11 +68,14 @@ def command(
 
     with Platform.open() as platform, platform.home.lock():
         preload = models_to_load(platform, names)
+        memory = memory or default_budget()
         service = Service(
             platform,
             host=host,
             port=port,
             threads=threads or usable_cores(),
+            memory_bytes=memory,
+            sleep_after_s=sleep_after,
             preload=preload,
             hosts=hosts,
             guesses=guesses_of(platform, guesses),
@@ -67,6 +87,7 @@ def command(
                 f"deterministic: the newest {MOST_ANSWERS:,} requests and answers are kept for"
                 f" {KEPT_DAYS} days, their content included; bessemer replay proves them"
             )
+        click.echo(f"models may have {size(memory)} of memory")
         if not preload:
             click.echo("no models yet: in another terminal, bessemer pull")
         for model in preload:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bessemer.core.errors import BessemerError, Busy, EngineUnavailable, by_code
+from bessemer.core.errors import BessemerError, Busy, EngineDied, EngineUnavailable, by_code
 from bessemer.core.frames import encode_frame, read_frame
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class EngineClient:
-    """Speaks to one worker over one connection; every call raises EngineUnavailable once it dies.
+    """Speaks to one worker over one connection; every call raises EngineDied once it dies.
 
     Use `connect`, and `close` when done.
     """
@@ -141,7 +141,10 @@ class EngineClient:
             raise _died()
         kind, body = news
         if kind == "error":
-            raise _rebuild(body)
+            fault = _rebuild(body)
+            if isinstance(fault, EngineDied):  # a worker whose engine broke says so, and goes
+                self._hang_up()
+            raise fault
         return body
 
     async def _listen(self) -> None:
@@ -163,8 +166,8 @@ class EngineClient:
             inbox.put_nowait(_GONE)
 
 
-def _died() -> EngineUnavailable:
-    return EngineUnavailable(
+def _died() -> EngineDied:
+    return EngineDied(
         "the engine stopped while it worked on this; it is being restarted",
         next_step="send the request again",
     )

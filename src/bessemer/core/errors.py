@@ -21,6 +21,8 @@ BessemerError
   EngineUnavailable       503
     EngineLoading
     AdapterNotLoaded           another took its place in the engine; asking again loads it
+    EngineDied                 it stopped while it worked on this
+    ModelTooLarge         507  it needs more memory than all models may have
   RunFailed               500
     OutOfMemory                the machine is too small for the run
     OutOfSpace            507
@@ -145,6 +147,20 @@ class EngineLoading(EngineUnavailable):
 
 class AdapterNotLoaded(EngineUnavailable):
     code = "adapter_not_loaded"
+
+
+class EngineDied(EngineUnavailable):
+    """The engine stopped while it worked on this, for the `deaths`-th time."""
+
+    code = "engine_died"
+
+    def __init__(self, message: str, *, deaths: int = 1, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.deaths = deaths
+
+
+class ModelTooLarge(EngineUnavailable):
+    status, code = 507, "model_too_large"
 
 
 class RunFailed(BessemerError):

@@ -3,6 +3,7 @@
 db.sqlite             rows
 artifacts/<digest>/   models, datasets, evaluations: immutable, named by content
 runs/<run-id>/        one folder per job
+targets.toml          other servers by names here, without their secrets
 keys/                 secrets of this installation, mode 0600
 cache/                may be deleted at any time
 sockets are not here: a Unix socket's path is limited to about 100 bytes (see `socket_dir`)

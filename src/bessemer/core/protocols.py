@@ -124,11 +124,13 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is and how busy it is.
+    """What an engine is, how busy it is, and what it has done.
 
     `adapters` are the digests of those that are loaded, the least recently used first.
     `conditions` is what equal bits need beside an equal model and an equal request (a processor,
-    versions); an engine that does not promise them has none.
+    versions); an engine that does not promise them has none. `kv_tokens` are held in the KV cache,
+    of `kv_budget_tokens`; `tokens_per_s` is the recent speed of its steps, prompts included.
+    `counters` only grow while it lives.
     """
 
     model_digest: str
@@ -140,6 +142,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     adapters: Sequence[str] = ()
     conditions: Mapping[str, str] = {}
+    kv_tokens: int = 0
+    kv_budget_tokens: int = 0
+    tokens_per_s: float = 0.0
+    counters: Mapping[str, float] = {}
 
 
 class Engine(Protocol):

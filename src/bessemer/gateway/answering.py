@@ -11,6 +11,7 @@ from contextlib import aclosing
 from msgspec import UNSET
 
 from bessemer.app.chat import Reply, Serving, respond
+from bessemer.app.latencies import Latencies
 from bessemer.core.principal import Principal
 from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
 from bessemer.gateway.exchange import Exchange
@@ -19,14 +20,22 @@ from bessemer.gateway.shapes import Heading, Shape
 
 
 async def answer(
-    exchange: Exchange, serving: Serving, principal: Principal, ask: Ask, shape: Shape
+    exchange: Exchange,
+    serving: Serving,
+    principal: Principal,
+    ask: Ask,
+    shape: Shape,
+    latencies: Latencies,
 ) -> None:
-    """Answer `ask` on `exchange`.
+    """Answer `ask` on `exchange`, noting how long it took.
 
     Raises:
         BessemerError: what the use case raises; if events were sent, `exchange.fail` adds it.
     """
-    replies = [respond(serving, principal, ask.model, request) for request in ask.requests]
+    replies = [
+        respond(serving, principal, ask.model, request, whole=not ask.stream, latencies=latencies)
+        for request in ask.requests
+    ]
     async with aclosing(interleave(replies)) as pieces:
         if ask.stream:
             await _stream(exchange, ask, shape, replies, pieces)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from bessemer.app.chat import Serving
+from bessemer.app.chat import MODELS_SCOPE, Serving
 from bessemer.app.embeddings import embed
 from bessemer.core.errors import BessemerError
 from bessemer.gateway import catalog
@@ -30,11 +30,13 @@ from bessemer.gateway.failures import (
     UnknownUrl,
     internal_error,
 )
+from bessemer.gateway.metrics import Metrics
 from bessemer.gateway.parameters import Ask
 from bessemer.gateway.shapes import Shape
 
 API_PREFIX = "/v1/"
 HEALTH_PATH = "/healthz"
+METRICS_PATH = "/metrics"
 MODELS_PATH = "/v1/models"
 EMBEDDINGS_PATH = "/v1/embeddings"
 # A client that does not even take an error is not waited for.
@@ -49,22 +51,32 @@ _ANSWERS: dict[str, tuple[Parse, Shape]] = {
 }
 
 
-def build(serving: Serving, keyring: KeyRing, *, other: ASGIApp | None = None) -> ASGIApp:
+def build(
+    serving: Serving,
+    keyring: KeyRing,
+    *,
+    other: ASGIApp | None = None,
+    open_metrics: bool = False,
+) -> ASGIApp:
     """The application.
 
     Args:
         serving: what answers to which name.
         keyring: who may ask; looked at on every request, so it must not wait for anything.
-        other: gets every path that is not `/healthz` or below `/v1/`, WebSockets and lifespan.
+        other: gets every path that is not one of ours, WebSockets and lifespan.
+        open_metrics: `/metrics` needs no key, since only this machine can ask.
     """
-    return Gateway(serving, keyring, other)
+    return Gateway(serving, keyring, other, open_metrics)
 
 
 class Gateway:
     """See `build`."""
 
-    def __init__(self, serving: Serving, keyring: KeyRing, other: ASGIApp | None) -> None:
+    def __init__(
+        self, serving: Serving, keyring: KeyRing, other: ASGIApp | None, open_metrics: bool
+    ) -> None:
         self._serving, self._keyring, self._other = serving, keyring, other
+        self._open_metrics, self._metrics = open_metrics, Metrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (self._other is None or _is_ours(scope["path"])):
@@ -86,6 +98,8 @@ class Gateway:
         except Exception:
             _log.exception("%s failed: %s %s", exchange.request_id, exchange.method, exchange.path)
             await exchange.fail(internal_error(exchange.request_id))
+        finally:
+            self._metrics.count(_route_of(exchange.path), exchange.status)
 
     async def _route(self, exchange: Exchange) -> None:
         path = exchange.path
@@ -98,6 +112,11 @@ class Gateway:
         elif path == HEALTH_PATH:
             _allow(exchange, "GET", "HEAD")
             await exchange.send_json(200, catalog.health(self._serving))
+        elif path == METRICS_PATH:
+            _allow(exchange, "GET", "HEAD")
+            if not self._open_metrics:
+                principal_of(exchange, self._keyring).require(MODELS_SCOPE)
+            await exchange.send_text(self._metrics.text(await self._serving.figures()))
         elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
             _allow(exchange, "GET", "HEAD")
             await self._models(exchange, path.removeprefix(MODELS_PATH)[1:])
@@ -107,7 +126,8 @@ class Gateway:
     async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
         principal = principal_of(exchange, self._keyring)
         ask = parse(await exchange.read_json(), exchange.request_id)
-        await exchange.while_connected(answer(exchange, self._serving, principal, ask, shape))
+        answering = answer(exchange, self._serving, principal, ask, shape, self._metrics.latencies)
+        await exchange.while_connected(answering)
 
     async def _embed(self, exchange: Exchange) -> None:
         principal = principal_of(exchange, self._keyring)
@@ -129,7 +149,14 @@ class Gateway:
 
 
 def _is_ours(path: str) -> bool:
-    return path.startswith(API_PREFIX) or path in (HEALTH_PATH, API_PREFIX[:-1])
+    return path.startswith(API_PREFIX) or path in (HEALTH_PATH, METRICS_PATH, API_PREFIX[:-1])
+
+
+def _route_of(path: str) -> str:
+    """The path as `/metrics` counts it: what callers make up must not become a label."""
+    if path in (*_ANSWERS, EMBEDDINGS_PATH, HEALTH_PATH, METRICS_PATH, MODELS_PATH):
+        return path
+    return MODELS_PATH + "/{id}" if path.startswith(MODELS_PATH + "/") else "unknown"
 
 
 def _allow(exchange: Exchange, *methods: str) -> None:

@@ -23,6 +23,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 _JSON: Header = (b"content-type", b"application/json")
+_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _EVENTS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -44,6 +45,7 @@ class Exchange:
         self.request_id = new_id("req")
         self._headers: Sequence[Header] = scope["headers"]
         self._receive, self._send = receive, send
+        self.status: int | None = None  # once an answer has begun
         self._streaming = False
         self._started = False
 
@@ -84,6 +86,11 @@ class Exchange:
     async def send_json(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
         length = (b"content-length", b"%d" % len(body))
         await self._start(status, [_JSON, length, *headers])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def send_text(self, body: bytes) -> None:
+        """Plain text, in the version that Prometheus reads."""
+        await self._start(200, [_TEXT, (b"content-length", b"%d" % len(body))])
         await self._send({"type": "http.response.body", "body": body})
 
     async def open_events(self) -> None:
@@ -131,6 +138,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[Header]) -> None:
         self._started = True
+        self.status = status
         named = [*headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": named})
 

@@ -10,12 +10,23 @@ import math
 
 import msgspec
 
-from bessemer.core.errors import BessemerError, Busy, EngineUnavailable, InvalidInput, NotFound
+from bessemer.core.errors import (
+    BessemerError,
+    Busy,
+    EngineDied,
+    EngineUnavailable,
+    InvalidInput,
+    ModelTooLarge,
+    NotFound,
+)
 
 Header = tuple[bytes, bytes]
 
 # A worker is restarted, or a model loaded, within seconds.
 RETRY_ENGINE_S = 5
+
+# OpenAI's clients try again at 503 unless they are told not to, in OpenAI's own way.
+_DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 
@@ -84,6 +95,8 @@ def error_headers(error: BessemerError) -> list[Header]:
     """`Retry-After` where trying again makes sense, and what else the status asks for."""
     if isinstance(error, Busy):
         return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
+    if isinstance(error, ModelTooLarge) or (isinstance(error, EngineDied) and error.deaths > 1):
+        return [_DO_NOT_RETRY]
     if isinstance(error, EngineUnavailable):
         return [(b"retry-after", b"%d" % RETRY_ENGINE_S)]
     if isinstance(error, MethodNotAllowed):

@@ -114,6 +114,7 @@ class EncoderStepper:
             running=len(self._running),
             waiting=len(self._waiting),
             max_running=self._step_tokens,
+            tokens_per_s=self._tokens_per_s,
         )
 
     def _next_batch(self) -> list[EngineSequence]:

@@ -12,14 +12,14 @@ import resource
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
+from bessemer.core.errors import BessemerError, EngineDied, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
 from bessemer.inference import precision as precisions
 from bessemer.inference.adapters import Adapters
@@ -164,6 +164,7 @@ class NativeEngine:
             memory_bytes=_memory_bytes(),
             adapters=self._stepper.adapters,
             conditions=self._stepper.conditions,
+            counters=asdict(self.counters),
             **occupancy._asdict(),
         )
 
@@ -295,8 +296,10 @@ class NativeEngine:
             self._after_step()
 
     def _refuse_the_rest(self) -> None:
-        why = f"the engine failed: {self._fault!r}" if self._fault else "the engine was stopped"
-        self._stepper.refuse_the_rest(EngineUnavailable(why))
+        error = EngineUnavailable("the engine was stopped")
+        if self._fault is not None:
+            error = EngineDied(f"the engine failed: {self._fault!r}")
+        self._stepper.refuse_the_rest(error)
         self._after_step()
 
 

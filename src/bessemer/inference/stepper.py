@@ -33,6 +33,9 @@ class Occupancy(NamedTuple):
     running: int
     waiting: int
     max_running: int
+    tokens_per_s: float
+    kv_tokens: int = 0
+    kv_budget_tokens: int = 0
 
 
 @dataclass
@@ -145,6 +148,9 @@ class Stepper:
             running=len(self.scheduler.running),
             waiting=len(self.scheduler.waiting),
             max_running=len(cache.rows),
+            tokens_per_s=self.scheduler.tokens_per_s,
+            kv_tokens=cache.held_tokens,
+            kv_budget_tokens=cache.budget_tokens,
         )
 
     def refuse_the_rest(self, error: BessemerError) -> None:

@@ -345,6 +345,7 @@
       ready: "ready",
       loading: "loading…",
       stopped: "loads at the first question",
+      sleeping: "asleep: loads at the next question",
       failed: `failed: ${one.error || "see the terminal"}`,
       unreachable: "the server does not answer",
       none: "no model yet: bessemer pull smollm2-135m-instruct",
