@@ -13,7 +13,14 @@ from tests.cli.calling import REPOSITORY, say
 from tests.cli.commands import leaves
 
 # They start a server, hand out a secret URL, or end something; there is nothing to read.
-NOT_READING = {("up",), ("demo",), ("login",), ("key", "revoke")}
+NOT_READING = {
+    ("up",),
+    ("demo",),
+    ("login",),
+    ("key", "revoke"),
+    ("targets", "add"),
+    ("targets", "remove"),
+}
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}\n'
 
 

@@ -9,7 +9,7 @@ from bessemer.cli.output import json_option, print_json, print_rows
 
 @click.group()
 def command() -> None:
-    """Let other servers answer by names here: add, list and remove partners.
+    """Let other servers answer by names here.
 
     A partner is any OpenAI-compatible server: vLLM, llama.cpp's, a provider, another Bessemer.
     `bessemer up` serves it beside the models of this home, and learns of changes by itself.
