@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-import bessemer.access.tables  # noqa: F401 - its tables join the metadata
+# Each room's tables join the metadata.
+import bessemer.access.tables
+import bessemer.ledger.tables  # noqa: F401
 from bessemer.core.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)

@@ -1,0 +1,260 @@
+"""The book: some entries, made in order against what the database says, written in one go.
+
+    open   read what the entries concern: reservations, balances, budgets, the card in force
+    enter  one entry after another, in memory; one that is refused changes nothing
+    write  the rows that are new or changed
+
+Whoever opens it holds the ledger's write lock from before `open` until the commit, so between the
+two nobody else decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from bessemer.core.errors import BessemerError, Conflict, NotFound
+from bessemer.ledger import budgets, tables
+from bessemer.ledger.budgets import Balance, Limits
+from bessemer.ledger.cards import Cards
+from bessemer.ledger.counts import Counts
+from bessemer.ledger.entries import (
+    Charge,
+    Entry,
+    Outcome,
+    Release,
+    Reservation,
+    Reserve,
+    Settle,
+    accounts_of,
+)
+
+_LOCK = 0x6C65_6467  # any constant; PostgreSQL's advisory locks are numbers
+
+
+def post(
+    connection: sa.Connection, entries: Sequence[Entry], cards: Cards, at_ms: int
+) -> list[Outcome | Exception]:
+    """Make the entries within the connection's transaction: for each its outcome, or why not."""
+    if connection.dialect.name == "postgresql":
+        # SQLite's BEGIN IMMEDIATE lets one writer in; here that takes a lock.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    book = Book(connection, entries, cards, at_ms)
+    outcomes = [book.enter(entry) for entry in entries]
+    book.write(connection)
+    return outcomes
+
+
+class Book:
+    """See the module."""
+
+    def __init__(
+        self, connection: sa.Connection, entries: Sequence[Entry], cards: Cards, at_ms: int
+    ) -> None:
+        self._at_ms = at_ms
+        self._month = budgets.month_of(at_ms)
+        self._reservations = _reservations(connection, {entry.request_id for entry in entries})
+        self._charges = _charges(connection, entries, self._reservations)
+        paying = {
+            account
+            for entry in entries
+            if isinstance(entry, Reserve)
+            for account in accounts_of(entry.principal.project_id, entry.principal.org_id)
+        }
+        self._limits: Limits = budgets.limits_of(connection, paying) if paying else {}
+        self._card = cards.in_force(connection) if paying else None
+        found = self._reservations.values()
+        self._cards = {row.card: cards.of(connection, row.card) for row in found}
+        if self._card:
+            self._cards[self._card.digest] = self._card
+        moving = {account for row in found for account in row.accounts}
+        self._balances = balances_of(connection, paying | moving)
+        self._stored_ids, self._stored_balances = set(self._reservations), dict(self._balances)
+        self._touched: dict[str, None] = {}  # ids of reservations, in order
+        self._new_usage: list[dict[str, object]] = []
+
+    def enter(self, entry: Entry) -> Outcome | Exception:
+        try:
+            if isinstance(entry, Reserve):
+                return self._reserve(entry)
+            if isinstance(entry, Settle):
+                return self._settle(entry)
+            return self._release(entry)
+        except BessemerError as refusal:
+            return refusal
+
+    def _reserve(self, entry: Reserve) -> Reservation:
+        if entry.request_id in self._reservations:
+            raise Conflict(
+                f"request {entry.request_id} was reserved before",
+                next_step="give every request an id of its own",
+            )
+        who, card = entry.principal, self._card
+        if card is None:
+            raise Conflict(
+                "no rate card is in force", next_step="put one in force: ledger.cards.adopt"
+            )
+        cost = card.cost_micro(entry.model, entry.most)
+        accounts = accounts_of(who.project_id, who.org_id)
+        for account in accounts:
+            budgets.check(self._limits, self._balances, account, self._month, cost)
+        reservation = Reservation(
+            entry.request_id, who.org_id, who.project_id, who.owner_id, self._at_ms, who.key_id,
+            entry.model, entry.kind, card.digest, self._month, cost,
+        )  # fmt: skip
+        return self._keep(reservation, held_micro=cost)
+
+    def _settle(self, entry: Settle) -> Charge:
+        found = self._find(entry.request_id)
+        if found.state == "released":
+            raise Conflict(
+                f"request {found.id} was released by {found.closed_by} ({found.reason}); it cannot"
+                f" be charged any more"
+            )
+        if found.state == "settled":
+            return self._settled_before(entry)
+        card = self._cards[found.card]
+        charge = Charge(
+            found.id, entry.used, card.cost_micro(found.model, entry.used), found.reserved_micro
+        )
+        self._new_usage.append(
+            {
+                **{name: getattr(found, name) for name in _CARRIED},
+                **entry.used._asdict(),
+                "cost_micro": charge.cost_micro,
+                "settled_ms": self._at_ms,
+            }
+        )
+        self._charges[found.id] = charge
+        self._keep(
+            found._replace(state="settled", closed_ms=self._at_ms),
+            settled_micro=charge.cost_micro,
+            held_micro=-found.reserved_micro,
+        )
+        return charge
+
+    def _settled_before(self, entry: Settle) -> Charge:
+        """The same again is an answer that got lost, and changes nothing."""
+        charge = self._charges[entry.request_id]
+        if charge.used != entry.used:
+            raise Conflict(
+                f"request {entry.request_id} was settled before with {_words(charge.used)}; now"
+                f" with {_words(entry.used)}"
+            )
+        return charge
+
+    def _release(self, entry: Release) -> Reservation:
+        found = self._find(entry.request_id)
+        if found.state == "settled":
+            raise Conflict(f"request {found.id} is settled; what is charged is not released")
+        if found.state == "released":
+            return found
+        released = found._replace(
+            state="released", closed_ms=self._at_ms, closed_by=entry.actor, reason=entry.reason
+        )
+        return self._keep(released, held_micro=-found.reserved_micro)
+
+    def _find(self, request_id: str) -> Reservation:
+        found = self._reservations.get(request_id)
+        if found is None:
+            raise NotFound(f"nothing was reserved for the request {request_id}")
+        return found
+
+    def _keep(
+        self, reservation: Reservation, settled_micro: int = 0, held_micro: int = 0
+    ) -> Reservation:
+        self._reservations[reservation.id] = reservation
+        self._touched[reservation.id] = None
+        for account in reservation.accounts:
+            key = account, reservation.month
+            balance = self._balances.get(key, Balance())
+            self._balances[key] = balance.plus(settled_micro, held_micro)
+        return reservation
+
+    def write(self, connection: sa.Connection) -> None:
+        """Insert and update, each in one statement for all rows."""
+        touched = [self._reservations[name] for name in self._touched]
+        if fresh := [row._asdict() for row in touched if row.id not in self._stored_ids]:
+            connection.execute(tables.reservations.insert(), fresh)
+        if closed := [_closing(row) for row in touched if row.id in self._stored_ids]:
+            connection.execute(_CLOSE, closed)
+        if self._new_usage:
+            connection.execute(tables.usage.insert(), self._new_usage)
+        inserted, updated = [], []
+        for (account, month), balance in self._balances.items():
+            stored = self._stored_balances.get((account, month))
+            if stored is None:
+                inserted.append({"account": account, "month": month, **balance._asdict()})
+            elif stored != balance:
+                updated.append({"of": account, "at": month, **balance._asdict()})
+        if inserted:
+            connection.execute(tables.balances.insert(), inserted)
+        if updated:
+            connection.execute(_MOVE, updated)
+
+
+def balances_of(connection: sa.Connection, accounts: set[str]) -> dict[tuple[str, str], Balance]:
+    """The balances of these accounts by account and month."""
+    if not accounts:
+        return {}
+    rows = tables.balances
+    found = connection.execute(sa.select(rows).where(rows.c.account.in_(accounts)))
+    return {(row.account, row.month): Balance(row.settled_micro, row.held_micro) for row in found}
+
+
+def _reservations(connection: sa.Connection, ids: Collection[str]) -> dict[str, Reservation]:
+    found = connection.execute(select_reservations().where(tables.reservations.c.id.in_(ids)))
+    return {row.id: Reservation(*row) for row in found}
+
+
+def _charges(
+    connection: sa.Connection, entries: Sequence[Entry], stored: Mapping[str, Reservation]
+) -> dict[str, Charge]:
+    """What requests that are settled once more were settled with; mostly there are none."""
+    again = {
+        entry.request_id
+        for entry in entries
+        if isinstance(entry, Settle)
+        and entry.request_id in stored
+        and stored[entry.request_id].state == "settled"
+    }
+    if not again:
+        return {}
+    rows = tables.usage.c
+    counts = [rows[name] for name in Counts._fields]
+    found = connection.execute(
+        sa.select(rows.id, rows.cost_micro, *counts).where(rows.id.in_(again))
+    )
+    return {
+        name: Charge(name, Counts(*used), cost, stored[name].reserved_micro)
+        for name, cost, *used in found
+    }
+
+
+def select_reservations() -> sa.Select[Any]:
+    """Rows whose values are those of a `Reservation`."""
+    return sa.select(*(tables.reservations.c[name] for name in Reservation._fields))
+
+
+_CARRIED = ("id", "org_id", "project_id", "owner_id", "created_ms", "key_id", "model", "kind",
+            "card")  # fmt: skip
+_CLOSED = ("state", "closed_ms", "closed_by", "reason")
+# Both set the columns that their parameters name.
+_CLOSE = tables.reservations.update().where(tables.reservations.c.id == sa.bindparam("of"))
+_MOVE = (
+    tables.balances.update()
+    .where(tables.balances.c.account == sa.bindparam("of"))
+    .where(tables.balances.c.month == sa.bindparam("at"))
+)
+
+
+def _closing(row: Reservation) -> dict[str, object]:
+    return {"of": row.id, **{name: getattr(row, name) for name in _CLOSED}}
+
+
+def _words(counts: Counts) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts._asdict().items() if count) or (
+        "nothing"
+    )

@@ -1,0 +1,73 @@
+"""The rows of the ledger. An id of a reservation and of its usage row is the request's own id,
+so the primary key itself refuses a second charge.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, String, Table, Text
+
+from bessemer.core.tables import metadata, owned
+
+# What a request may use at most. Written before its work begins, closed once: `open` becomes
+# `settled` or `released`, and a closed row is never changed again.
+reservations = owned(
+    "reservations",
+    Column("key_id", String(64)),
+    Column("model", String(200), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("card", String(80), nullable=False),
+    Column("month", String(7), nullable=False),
+    Column("reserved_micro", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("closed_ms", BigInteger),
+    Column("closed_by", String(64)),
+    Column("reason", Text),
+    Index(None, "state", "created_ms"),
+)
+
+# What a request used and cost: only ever added to. `created_ms` is when it was reserved.
+usage = owned(
+    "usage",
+    Column("key_id", String(64)),
+    Column("model", String(200), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("card", String(80), nullable=False),
+    Column("prompt", BigInteger, nullable=False),
+    Column("cached", BigInteger, nullable=False),
+    Column("completion", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("device_ms", BigInteger, nullable=False),
+    Column("cost_micro", BigInteger, nullable=False),
+    Column("settled_ms", BigInteger, nullable=False),
+    Index(None, "project_id", "created_ms"),
+    Index(None, "org_id", "created_ms"),
+)
+
+# Sums of the two tables above, kept in the same transactions, so that a budget is checked without
+# adding rows up. `account` is `project:<id>` or `org:<id>`; `reconciling` compares.
+balances = Table(
+    "balances",
+    metadata,
+    Column("account", String(80), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("settled_micro", BigInteger, nullable=False),
+    Column("held_micro", BigInteger, nullable=False),
+)
+
+# A limit that somebody set, or lifted (no limit). The newest row of an account and period counts.
+budgets = owned(
+    "budgets",
+    Column("account", String(80), nullable=False),
+    Column("period", String(8), nullable=False),
+    Column("limit_micro", BigInteger),
+    Index(None, "account", "period"),
+)
+
+# Rate cards in the order in which they came into force; the newest is in force. `text` is the
+# canonical JSON whose SHA-256 is `digest`.
+rate_cards = owned(
+    "rate_cards",
+    Column("digest", String(80), nullable=False),
+    Column("text", Text, nullable=False),
+    Index(None, "digest"),
+)
