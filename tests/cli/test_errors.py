@@ -22,7 +22,7 @@ TEACH = str(REPOSITORY / "recipes" / "teach.toml")
         (["chat", "./none", "-m", "Hi"], "is not a model folder", "bessemer pull"),
         (["up", "--model", "none"], "there is no model 'none'", "bessemer pull"),
         (["pull", "none"], "neither a known model", "bessemer pull"),
-        (["pull", "hf:some/model"], "does not fetch from model hubs", "give its path"),
+        (["pull", "hf:model"], "is no address of a model", "hf:OWNER/NAME"),
         (["runs", "run_0"], "there is no run 'run_0'", "bessemer runs"),
         (["runs", "run_0", "--cancel"], "there is no run 'run_0'", "bessemer runs"),
         (["train", "--resume", "run_0"], "there is no run 'run_0'", "bessemer runs"),

@@ -19,6 +19,7 @@ __all__ = [
     "evaluations",
     "exporting",
     "harvest",
+    "hub",
     "jobs",
     "keys",
     "latencies",

