@@ -124,7 +124,8 @@ class Service:
             refreshing.cancel()
             await asyncio.wait([refreshing])
             await self._supervisor.close()
-            await self._partners.close()
+            if self._partners is not None:
+                await self._partners.close()
             await self._pool.close()
             if self._recorder is not None:
                 await self._recorder.close()
