@@ -44,12 +44,14 @@ def worker_command(
     guesses: str | Path = "ngram",
     deterministic: bool = False,
     kv_bytes: int = KV_BYTES,
+    device: str = "cpu",
 ) -> list[str]:
     """The native engine's command line; `guesses` is `off`, `ngram` or a draft model's folder."""
     return [
         *(sys.executable, "-P", "-m", "bessemer.inference.worker"),
         *("--model", str(model.path), "--digest", model.digest),
         *("--socket", str(socket), "--threads", str(threads), "--guesses", str(guesses)),
+        *(("--device", device) if device != "cpu" else ()),
         *(("--deterministic",) if deterministic else ()),
         *(("--kv-bytes", str(kv_bytes)) if kv_bytes != KV_BYTES else ()),
     ]

@@ -148,6 +148,10 @@ def _space_verdict(what: str, have: int, need: int, word: str) -> Verdict:
 
 def _accelerator_verdict(machine: Machine) -> Verdict:
     found = machine.accelerator
-    return Verdict(
-        "use a GPU", found is not None, found or "none found; everything runs on the CPU"
-    )
+    return Verdict("use a GPU", found is not None, _gpu_advice(found))
+
+
+def _gpu_advice(found: str | None) -> str:
+    if found is None:
+        return "none found; everything runs on the CPU"
+    return f"{found}: bessemer up --device cuda, which no GPU has run yet; training uses the CPU"

@@ -43,6 +43,7 @@ class Service:
         preload: models to load at once; others load when they are first asked for.
         guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model's folder.
         deterministic: answers depend on model and request alone, and a record of each is kept.
+        device: where engines compute: `cpu`, `cuda`, or `auto`.
         started: called with the base URL and a one-time login URL once requests are answered.
 
     Raises:
@@ -63,6 +64,7 @@ class Service:
         hosts: Sequence[str] = (),
         guesses: str | Path = "ngram",
         deterministic: bool = False,
+        device: str = "cpu",
         started: Callable[[str, str], None],
     ) -> None:
         self._platform = platform
@@ -73,6 +75,7 @@ class Service:
             guesses=guesses,
             deterministic=deterministic,
             kv_bytes=kv_limit(memory_bytes),
+            device=device,
         )
         self._pool = EnginePool(
             platform,

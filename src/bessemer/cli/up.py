@@ -38,6 +38,13 @@ from bessemer.cli.quantities import Duration, Size
     is_flag=True,
     help="Answers depend on model and request alone, and are recorded for bessemer replay.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where engines compute. CUDA has only been tested with stand-ins on CPUs so far.",
+)
 def command(
     host: str,
     port: int,
@@ -48,6 +55,7 @@ def command(
     hosts: tuple[str, ...],
     guesses: str,
     deterministic: bool,
+    device: str,
 ) -> None:
     """Start the server: API, console, engines, job queue.
 
@@ -80,6 +88,7 @@ def command(
             hosts=hosts,
             guesses=guesses_of(platform, guesses),
             deterministic=deterministic,
+            device=device,
             started=_welcome,
         )
         if deterministic:

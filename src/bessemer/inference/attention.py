@@ -62,10 +62,11 @@ class BatchAttention:
             slots = [
                 (s.row - self._first) * self._width + i for s in decodes for i in range(s.fresh)
             ]
-            self._slots = torch.tensor(slots)
+            self._slots = torch.tensor(slots, device=cache.device)
             self._gaps = self._rows * self._width != self._decodes
             shared = self._heads // self._kv_heads
-            self._mask = _decode_mask(decodes, self._rows, self._width, shared, dtype)
+            mask = _decode_mask(decodes, self._rows, self._width, shared, dtype)
+            self._mask = None if mask is None else mask.to(cache.device)
 
     def __call__(self, layer: int, qkv_TGE: Tensor) -> Tensor:
         cache_2RKSE = self._cache.layers_2RKSE[layer]
@@ -96,23 +97,28 @@ class BatchAttention:
         return mixed[self._slots] if self._gaps else mixed
 
     def _mix(self, q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor) -> Tensor:
-        if self._rows < MANY_ROWS or q_RKNE.dtype != torch.bfloat16:
+        if self._rows < MANY_ROWS or not _is_slow(q_RKNE):
             return F.scaled_dot_product_attention(q_RKNE, k_RKLE, v_RKLE, attn_mask=self._mask)
         return _by_products(q_RKNE, k_RKLE, v_RKLE, self._mask)
 
     def _prefill(self, cache_2RKSE: Tensor, q_CHE: Tensor, span: Span) -> Tensor:
         k_KLE, v_KLE = cache_2RKSE[:, span.row, :, : span.past + span.fresh].unbind(0)
-        if span.fresh >= BLOCK // 2 and q_CHE.dtype == torch.bfloat16:
+        if span.fresh >= BLOCK // 2 and _is_slow(q_CHE):
             return _in_blocks(q_CHE, k_KLE, v_KLE, span.past)
         mixed = F.scaled_dot_product_attention(
             q_CHE.transpose(0, 1)[None],
             k_KLE[None],
             v_KLE[None],
-            attn_mask=_chunk_mask(span, q_CHE.dtype) if span.past else None,
+            attn_mask=_chunk_mask(span, q_CHE) if span.past else None,
             is_causal=span.past == 0,
             enable_gqa=self._heads != self._kv_heads,
         )
         return mixed[0].transpose(0, 1)
+
+
+def _is_slow(q: Tensor) -> bool:
+    """Whether torch's fused kernel takes longer than products do, as on processors in bf16."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu"
 
 
 def _in_blocks(q_CHE: Tensor, k_KLE: Tensor, v_KLE: Tensor, past: int) -> Tensor:
@@ -159,7 +165,7 @@ def places(spans: Sequence[Span], cache: KVCache) -> Tensor:
         [s.row * heads * size + s.past + i for s in spans for i in range(s.fresh)]
     )
     part_2K = torch.arange(halves)[:, None] * rows * heads * size + torch.arange(heads) * size
-    return (first_T[:, None] + part_2K.flatten()).flatten()
+    return (first_T[:, None] + part_2K.flatten()).flatten().to(cache.device)
 
 
 def _decode_mask(
@@ -180,7 +186,8 @@ def _decode_mask(
     return mask_RWL.repeat_interleave(shared, 1)[:, None]
 
 
-def _chunk_mask(span: Span, dtype: torch.dtype) -> Tensor:
+def _chunk_mask(span: Span, like: Tensor) -> Tensor:
     """(C, L): causal, with the chunk at the end of the row."""
-    hidden_CL = torch.ones(span.fresh, span.past + span.fresh, dtype=torch.bool).triu(span.past + 1)
-    return torch.zeros(hidden_CL.shape, dtype=dtype).masked_fill_(hidden_CL, float("-inf"))
+    shape = (span.fresh, span.past + span.fresh)
+    hidden_CL = torch.ones(shape, dtype=torch.bool, device=like.device).triu(span.past + 1)
+    return like.new_zeros(shape).masked_fill_(hidden_CL, float("-inf"))

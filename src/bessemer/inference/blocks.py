@@ -69,11 +69,13 @@ class BlockStore:
         dtype: torch.dtype,
         blocks: int,
         device: torch.device,
+        *,
+        elastic: bool,
     ) -> None:
         *parts, size = shape_L2KE
         shape = (blocks, *parts, BLOCK_TOKENS, size)
         self._block_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self._memory = Memory(blocks * self._block_bytes, device)
+        self._memory = Memory(blocks * self._block_bytes, device, elastic=elastic)
         self._blocks_NL2KBE = self._memory.tensor(shape, dtype)
         self.blocks = OrderedDict[bytes, Block]()  # the next to go is first
         self.free = list(range(blocks - 1, -1, -1))

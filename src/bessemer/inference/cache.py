@@ -90,7 +90,8 @@ class Known(NamedTuple):
 class KVCache:
     """`rows` x `context_length` places per layer; about `kv_bytes` kept in all.
 
-    On a device whose memory is allocated at once there are fewer rows if `kv_bytes` asks for it.
+    Memory that is not `elastic` (any device's but the CPU's) is allocated at once: there are fewer
+    rows then if `kv_bytes` asks for it, and the store has what they leave.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class KVCache:
         context_length: int,
         kv_bytes: int,
         device: torch.device = _CPU,
+        elastic: bool | None = None,
     ) -> None:
+        elastic = device.type == "cpu" if elastic is None else elastic
         self.context_length = context_length
         self.device = device
         shape_L2KE = (config.layers, 2, config.kv_heads, config.head_dim)
@@ -110,17 +113,17 @@ class KVCache:
         # One sequence may always use its whole row.
         self.budget_tokens = max(context_length, kv_bytes // self.bytes_per_token)
         stored = self.budget_tokens // BLOCK_TOKENS
-        if device.type != "cpu":
+        if not elastic:
             rows = max(1, min(rows, self.budget_tokens // context_length))
             stored = (self.budget_tokens - rows * context_length) // BLOCK_TOKENS
         self.rows = [Row(index) for index in range(rows)]
         # Each head of a row lies in one piece, and all heads of all rows one after another: they
         # are one batch of matrices (see `attention`).
         shape_L2RKSE = (config.layers, 2, rows, config.kv_heads, context_length, config.head_dim)
-        self._memory = Memory(math.prod(shape_L2RKSE) * dtype.itemsize, device)
+        self._memory = Memory(math.prod(shape_L2RKSE) * dtype.itemsize, device, elastic=elastic)
         self._rows_L2RKSE = self._memory.tensor(shape_L2RKSE, dtype)
         self.layers_2RKSE: tuple[Tensor, ...] = self._rows_L2RKSE.unbind(0)
-        self.store = BlockStore(shape_L2KE, dtype, stored, device)
+        self.store = BlockStore(shape_L2KE, dtype, stored, device, elastic=elastic)
 
     @property
     def held_tokens(self) -> int:

@@ -21,13 +21,16 @@ import torch
 
 from bessemer.core.errors import BessemerError, EngineDied, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import EngineInfo, GenerateRequest, Pooling, TokenChunk
+from bessemer.inference import devices
 from bessemer.inference import precision as precisions
 from bessemer.inference.adapters import Adapters
 from bessemer.inference.cache import KVCache
 from bessemer.inference.constraint import Compiler, Matcher
 from bessemer.inference.deterministic import ChunkCache, DeterministicStepper, conditions
+from bessemer.inference.devices import Device
 from bessemer.inference.draft_model import DraftModel, check_vocabularies
 from bessemer.inference.encoding import EncoderStepper
+from bessemer.inference.graphs import CudaGraph
 from bessemer.inference.prepared import PreparedDecoder
 from bessemer.inference.prepared_encoder import PreparedEncoder
 from bessemer.inference.runner import ServedModel
@@ -55,7 +58,8 @@ class EngineSettings:
     what LoRA adapters keep in memory. `guesses` says who proposes tokens that come next (see
     `speculation`): `ngram`, or a folder with a draft model. A `deterministic` engine's answers have
     the same bits whatever else it computes (see `deterministic`); it guesses nothing and takes no
-    adapters.
+    adapters. Encoders, quantized models, adapters and deterministic engines compute on
+    the CPU alone.
     """
 
     precision: precisions.Precision = "auto"
@@ -67,6 +71,7 @@ class EngineSettings:
     chunk_tokens: int = 256
     guesses: Guesses | Path = "ngram"
     deterministic: bool = False
+    device: Device = "cpu"
 
 
 class AdapterChange(NamedTuple):
@@ -311,7 +316,8 @@ def _load(folder: Path, dtype: torch.dtype) -> Decoder:
 
 def _stepper(folder: Path, digest: str, settings: EngineSettings) -> Stepper | EncoderStepper:
     """What takes the steps, by the kind of model that is in the folder."""
-    dtype = precisions.choose(settings.precision)
+    device = _device(folder, settings)
+    dtype = precisions.choose(settings.precision, device)
     longest = settings.context_length or 1 << 30
     if is_encoder(folder):
         encoder = PreparedEncoder(load_encoder(folder, dtype))
@@ -321,7 +327,7 @@ def _stepper(folder: Path, digest: str, settings: EngineSettings) -> Stepper | E
         alone = EncoderStepper(encoder, length, step_tokens=1)
         alone.conditions = conditions(encoder.dtype)
         return alone
-    decoder = _load(folder, dtype)
+    decoder = _load(folder, dtype).to(device)
     work: dict[str, Any] = {
         "max_waiting": settings.max_waiting,
         "chunk_tokens": settings.chunk_tokens,
@@ -330,32 +336,61 @@ def _stepper(folder: Path, digest: str, settings: EngineSettings) -> Stepper | E
     if settings.deterministic:
         model = _served(decoder)
         return DeterministicStepper(model, _cache(model, settings, longest, ChunkCache), **work)
+    if device.type == "cuda":
+        return _on_a_gpu(folder, decoder, settings, longest, work)
     adapters = Adapters(decoder, dtype, base_digest=digest, budget_bytes=settings.adapter_bytes)
     model = _served(decoder, adapters)
     adapters.forget_modules()
     cache = _cache(model, settings, longest, KVCache)
-    drafter = _drafter(folder, decoder, settings, cache.context_length)
+    drafter = _drafter(folder, decoder, settings, cache)
     return Stepper(model, cache, **work, adapters=adapters, drafter=drafter)
 
 
+def _on_a_gpu(
+    folder: Path, decoder: Decoder, settings: EngineSettings, longest: int, work: dict[str, Any]
+) -> Stepper:
+    model = _served(decoder)
+    cache = _cache(model, settings, longest, KVCache)
+    drafter = _drafter(folder, decoder, settings, cache)
+    stepper = Stepper(model, cache, **work, drafter=drafter, make_graph=CudaGraph)
+    stepper.without_adapters = "adapters are computed on CPUs alone so far"
+    return stepper
+
+
+def _device(folder: Path, settings: EngineSettings) -> torch.device:
+    chosen = devices.choose(settings.device)
+    kind = kind_of(read_tree(folder))
+    what = "an encoder" if is_encoder(folder) else f"quantized ({kind})" if kind else None
+    if settings.deterministic:
+        what = "to be deterministic"
+    if chosen.type == "cpu" or what is None:
+        return chosen
+    if settings.device == "auto":
+        return torch.device("cpu")
+    raise InvalidInput(
+        f"{folder.name} is {what}, and that is computed on the CPU alone",
+        next_step="use --device cpu or auto",
+    )
+
+
 def _drafter(
-    folder: Path, decoder: Decoder, settings: EngineSettings, context_length: int
+    folder: Path, decoder: Decoder, settings: EngineSettings, cache: KVCache
 ) -> Drafter | None:
     if isinstance(settings.guesses, str):
         return PromptLookup() if settings.guesses == "ngram" else None
-    draft = _load(settings.guesses, decoder.embedding_weight.dtype)
+    draft = _load(settings.guesses, decoder.embedding_weight.dtype).to(cache.device)
     sizes = (decoder.config.vocab_size, draft.config.vocab_size)
     check_vocabularies(folder, settings.guesses, sizes)
-    if draft.config.context_length < context_length:
+    if draft.config.context_length < cache.context_length:
         raise InvalidInput(
             f"the draft model reads {draft.config.context_length} tokens, and the model it is to"
-            f" guess for {context_length}",
+            f" guess for {cache.context_length}",
             next_step="choose a draft with as long a context",
         )
     model = _served(draft)
     return DraftModel(
         model,
-        _cache(model, settings, context_length, KVCache),
+        _cache(model, settings, cache.context_length, KVCache),
         vocabulary=sizes[0],
         cost=_parameters(draft) / _parameters(decoder),
         chunk_tokens=settings.chunk_tokens,
@@ -381,6 +416,7 @@ def _cache(model: ServedModel, settings: EngineSettings, longest: int, kind: typ
         rows=settings.max_running,
         context_length=min(longest, model.config.context_length),
         kv_bytes=settings.kv_bytes,
+        device=model.device,
     )
 
 

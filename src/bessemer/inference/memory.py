@@ -1,7 +1,7 @@
 """Memory for tensors that takes room only where it was written, and can be handed back in parts.
 
-On a CPU it is a private anonymous map: the system backs the pages that were written, and drops
-the contents of a range on request. On any other device it is an allocation that stays as it is.
+Elastic memory, of a CPU, is a private anonymous map: the system backs the pages that were written,
+and drops the contents of a range on request. A device's memory is allocated at once and stays.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 class Memory:
-    """`size_bytes` on `device`, zeros at first on a CPU, anything elsewhere."""
+    """`size_bytes` on `device`, zeros at first: what is masked away must still be finite."""
 
-    def __init__(self, size_bytes: int, device: torch.device) -> None:
+    def __init__(self, size_bytes: int, device: torch.device, *, elastic: bool) -> None:
         self._map: mmap.mmap | None = None
-        if device.type == "cpu":
+        if elastic:
             # Private: the system keeps the pages of a shared map when they are given back.
             private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._map = mmap.mmap(-1, max(size_bytes, 1), flags=private)
             self._bytes = torch.frombuffer(self._map, dtype=torch.uint8, count=max(size_bytes, 1))
         else:
-            self._bytes = torch.empty(size_bytes, dtype=torch.uint8, device=device)
+            self._bytes = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
 
     @property
     def is_elastic(self) -> bool:

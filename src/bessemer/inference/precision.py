@@ -13,19 +13,20 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
+_CPU = torch.device("cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
-def choose(precision: Precision) -> torch.dtype:
+def choose(precision: Precision, device: torch.device = _CPU) -> torch.dtype:
     """The dtype for a precision; `auto` is bf16 where the hardware multiplies it natively."""
     if precision != "auto":
         return DTYPES[precision]
-    return torch.bfloat16 if multiplies_bf16() else torch.float32
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-def multiplies_bf16() -> bool:
-    """Whether bf16 products have instructions of their own here, so that they pay."""
-    if torch.cuda.is_available():
+def multiplies_bf16(device: torch.device = _CPU) -> bool:
+    """Whether bf16 products have instructions of their own there, so that they pay."""
+    if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN also emulates bf16 on older AVX-512, which is slower than float32.

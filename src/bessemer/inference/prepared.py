@@ -23,7 +23,7 @@ from bessemer.models import functions
 from bessemer.models.codes import CodedLinear, Int8Matrix
 from bessemer.models.config import ModelConfig
 from bessemer.models.decoder import Decoder, FeedForward, Layer, SelfAttention
-from bessemer.models.rotary import RotaryTable
+from bessemer.models.rotary import RotaryTable, Rotation
 
 Adapt = Callable[..., Linear]
 """(product, the layers it is of) -> the same with the differences of a step's adapters"""
@@ -51,7 +51,10 @@ class PreparedDecoder:
         self._embedding_VD = decoder.model.embed_tokens.weight.detach()
         self.dtype = self._embedding_VD.dtype
         self.device = self._embedding_VD.device
-        self._rotary = RotaryTable(decoder.config)
+        # All positions at once: looking for the largest would make a GPU wait for the processor.
+        every_S = torch.arange(decoder.config.context_length)
+        turns = _turns(RotaryTable(decoder.config).at(every_S, self.dtype))
+        self._cos_SE, self._sin_SE = (table_SE.to(self.device) for table_SE in turns)
         adapt: Adapt = adapters.wrap if adapters else _as_it_is
         layers = [layer for layer in decoder.model.layers if isinstance(layer, Layer)]
         self._layers = [_prepare_layer(layer, self.dtype, adapt) for layer in layers]
@@ -66,9 +69,8 @@ class PreparedDecoder:
         """Hidden states after the final norm, (T, D)."""
         eps = self.config.norm_eps
         x_TD = F.embedding(ids_T, self._embedding_VD)
-        cos, sin = self._rotary.at(positions_T, self.dtype)
-        cos_T1E = torch.cat((cos, cos), -1).unsqueeze(1)
-        sin_T1E = torch.cat((-sin, sin), -1).unsqueeze(1)
+        cos_T1E = self._cos_SE[positions_T].unsqueeze(1)
+        sin_T1E = self._sin_SE[positions_T].unsqueeze(1)
         for index, layer in enumerate(self._layers):
             qkv_TGE = layer.qkv(functions.rms_norm(x_TD, layer.input_norm_D, eps))
             qkv_TGE = qkv_TGE.view(len(ids_T), -1, self.config.head_dim)
@@ -103,6 +105,12 @@ class PreparedDecoder:
 
 def _as_it_is(product: Linear, *_: nn.Module) -> Linear:
     return product
+
+
+def _turns(rotation: Rotation) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for both halves of a head, as `_rotate` multiplies them."""
+    cos, sin = rotation
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def _prepare_layer(layer: Layer, dtype: torch.dtype, adapt: Adapt) -> _Layer:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from bessemer.core.errors import BessemerError, InvalidInput
 from bessemer.core.protocols import FinishReason, Pooling, TokenChunk, TokenLogprob
 from bessemer.inference.adapters import Adapters
 from bessemer.inference.cache import KVCache
+from bessemer.inference.graphs import Graph
 from bessemer.inference.runner import Runner, ServedModel
 from bessemer.inference.sampling import adjusted, draw, logprobs_of
 from bessemer.inference.scheduler import Counters, Scheduler, Step
@@ -53,6 +54,8 @@ class _News:
 class Stepper:
     """Continuous batching over one decoder; `pooling` is what a vector is made by unless asked.
 
+    `make_graph` is how steps are recorded that only decode, if they are (see `bucketed`).
+
     Attributes:
         without_adapters: why, of an engine that has none.
         conditions: what equal bits need beside an equal request; empty where they are not promised.
@@ -70,13 +73,14 @@ class Stepper:
         pooling: Pooling = "mean",
         adapters: Adapters | None = None,
         drafter: Drafter | None = None,
+        make_graph: Callable[[], Graph] | None = None,
     ) -> None:
         self.scheduler = Scheduler(cache, max_waiting=max_waiting, chunk_tokens=chunk_tokens)
         self._vocabulary = model.config.vocab_size
         self._pooling: Pooling = pooling
         self._precision = model.precision
         self._adapters = adapters
-        self._runner = Runner(model, cache, adapters)
+        self._runner = Runner(model, cache, adapters, make_graph)
         self._speculation = Speculation(drafter) if drafter is not None else None
         self.conditions: dict[str, str] = {}
 

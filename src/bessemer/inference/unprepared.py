@@ -42,6 +42,10 @@ class UnpreparedDecoder:
         return self._decoder.embedding_weight.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self._decoder.embedding_weight.device
+
+    @property
     def precision(self) -> str:
         return precisions.name_of(self.dtype)
 

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         adapter_bytes=options.adapter_bytes,
         guesses=options.guesses,
         deterministic=options.deterministic,
+        device=options.device,
     )
     try:
         engine = NativeEngine.open(options.model, options.digest, settings)
@@ -68,6 +69,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         type=lambda said: said if said in ("off", "ngram") else Path(said),
         help="off, ngram, or the folder of a draft model",
     )
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--kv-bytes", type=int, default=1 << 30, help="memory for the KV cache")
     parser.add_argument("--adapter-bytes", type=int, default=1 << 30, help="memory for adapters")
     parser.add_argument(
