@@ -24,7 +24,7 @@ from bessemer.app.machine import usable_cores
 from bessemer.app.platform import Platform
 from bessemer.app.pull import pull
 from bessemer.core.protocols import GenerateRequest, Sampling
-from bessemer.inference.engine import NativeEngine
+from bessemer.inference.engine import EngineSettings, NativeEngine
 
 PROMPT_TOKENS = 128
 REQUESTS = (1, 8, 32)
@@ -106,7 +106,8 @@ def main() -> None:
 
 
 def measure_ours(folder: Path, repeat: int, new: int) -> None:
-    engine = NativeEngine.open(folder, "benchmark")
+    # Answers to random prompts soon repeat themselves, which guesses would profit from.
+    engine = NativeEngine.open(folder, "benchmark", EngineSettings(guesses="off"))
     name = f"bessemer {engine.info_now().precision}"
     try:
         asyncio.run(ours(engine, prompts(2, 99, 40_000), 8))
