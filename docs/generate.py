@@ -7,12 +7,13 @@ the code and not there, or the other way round, stops the generator.
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 import msgspec
@@ -20,6 +21,7 @@ import pydantic
 
 from bessemer.app import chat, embeddings
 from bessemer.app.keys import DEFAULT_SCOPES
+from bessemer.app.platform import Platform
 from bessemer.cli.main import VERBS, bessemer
 from bessemer.core import errors
 from bessemer.core.errors import BessemerError
@@ -29,6 +31,7 @@ from bessemer.evals.recipe import EvalRecipe
 from bessemer.gateway import chat_request, completion_request, failures, parameters, tools
 from bessemer.gateway import embeddings as embeddings_request
 from bessemer.gateway.exchange import MAX_BODY_BYTES
+from bessemer.gateway.resources import resource_routes
 
 DOCS = Path(__file__).parent
 RECIPES = DOCS.parent / "recipes"
@@ -208,6 +211,19 @@ def errors_page() -> str:
     )
 
 
+def _resources() -> list[tuple[str, str, str]]:
+    # Routes are only looked at here: no handler runs, so none misses its platform.
+    routes = resource_routes(cast(Platform, None))
+    return [
+        (
+            f"{route.method} {route.path}",
+            ", ".join(route.query),
+            inspect.getdoc(route.handle).splitlines()[0].rstrip("."),
+        )
+        for route in routes
+    ]
+
+
 def api_page() -> str:
     return _page(
         [
@@ -216,6 +232,11 @@ def api_page() -> str:
             f" `bessemer key create` (scopes {', '.join(f'`{s}`' for s in DEFAULT_SCOPES)}) and go"
             " into the header `Authorization: Bearer ...`.",
             _table(("endpoint", "scope", "answer"), ENDPOINTS),
+            "Objects, their lists and what can be done with them (lists take `limit`, `order`,"
+            " `after` where their query says so):",
+            _table(("endpoint", "query", "what it does"), _resources()),
+            "Everything else of OpenAI's specification answers 501 with the code"
+            " `not_implemented`, and what OpenAI itself has retired 404 with the code `retired`.",
             f"A body is JSON of at most {MAX_BODY_BYTES // 2**20} MiB. Every answer carries"
             " `x-request-id`.",
             "## POST /v1/chat/completions",

@@ -12,11 +12,7 @@ from alembic.script import ScriptDirectory
 
 import bessemer.app.migrations as migrations
 from bessemer.access import tables as access_tables
-from bessemer.app.migrations.versions import (
-    r0001_first_light,
-    r0002_answers,
-    r0003_ledger,
-)
+from bessemer.app import tables as app_tables
 from bessemer.app.platform import Platform
 from bessemer.core.tables import metadata
 from bessemer.ledger import tables as ledger_tables
@@ -29,7 +25,8 @@ def scripts() -> ScriptDirectory:
 
 
 def test_a_migrated_database_has_exactly_the_tables_of_the_rooms(platform: Platform) -> None:
-    assert access_tables.api_keys.metadata is ledger_tables.usage.metadata is metadata
+    rooms = (access_tables.api_keys, app_tables.files, ledger_tables.usage)
+    assert all(table.metadata is metadata for table in rooms)
     with platform.db.read() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
@@ -68,7 +65,6 @@ def test_every_migration_can_be_undone(platform: Platform) -> None:
 
     with platform.db.write() as connection:
         with Operations.context(MigrationContext.configure(connection)):
-            r0003_ledger.downgrade()
-            r0002_answers.downgrade()
-            r0001_first_light.downgrade()
+            for script in scripts().walk_revisions():
+                script.module.downgrade()
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]

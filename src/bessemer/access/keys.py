@@ -28,6 +28,8 @@ SCOPES: dict[str, str] = {
     "datasets:write": "add and name datasets",
     "runs:read": "list and follow runs",
     "runs:write": "start, cancel and resume runs",
+    "files:read": "list and read files",
+    "files:write": "upload and delete files",
     "keys:read": "list keys",
     "keys:write": "create and revoke keys",
 }

@@ -17,6 +17,7 @@ from bessemer.app.adapters import base_of, find_served
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
+from bessemer.app.files import sweep
 from bessemer.app.keys import KeyRing
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
@@ -27,6 +28,7 @@ from bessemer.app.target_serving import TargetServing
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
 from bessemer.gateway.asgi import build as build_gateway
+from bessemer.gateway.resources import resource_routes
 from bessemer.gateway.server import Server, bind, url_of
 
 REFRESH_S = 1.0
@@ -86,6 +88,7 @@ class Service:
         )
         self._recorder = Recorder(platform) if deterministic else None
         prune(platform)
+        sweep(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
         here = PoolServing(platform, self._pool, self._recorder)
@@ -96,7 +99,13 @@ class Service:
         console = build_console(platform, serving, Sessions(folder), hosts=hosts)
         sock = bind(host, port)
         own = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
-        app = build_gateway(serving, self._keyring, other=console, open_metrics=own)
+        app = build_gateway(
+            serving,
+            self._keyring,
+            routes=resource_routes(platform),
+            other=console,
+            open_metrics=own,
+        )
 
         def when_started(url: str) -> None:
             platform.home.note_holder(pid=os.getpid(), url=url)

@@ -3,6 +3,7 @@
 db.sqlite             rows
 artifacts/<digest>/   models, datasets, evaluations: immutable, named by content
 runs/<run-id>/        one folder per job
+files/<file-id>       what was uploaded, and what batches wrote
 targets.toml          other servers by names here, without their secrets
 keys/                 secrets of this installation, mode 0600
 cache/                may be deleted at any time
@@ -51,6 +52,10 @@ class Home:
         return self.root / "runs"
 
     @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 
@@ -60,7 +65,7 @@ class Home:
 
     def ensure(self) -> Home:
         """Create the folders, readable by their owner alone."""
-        for folder in (self.root, self.artifacts, self.runs, self.keys, self.cache):
+        for folder in (self.root, self.artifacts, self.runs, self.files, self.keys, self.cache):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self
 

@@ -20,6 +20,8 @@ _last = 0
 def new_id(prefix: str) -> str:
     """A new identifier such as `run_01jd3k5v8w2x4y6z8a0c2e4g6j`.
 
+    A prefix that ends with `-` stays as it is: `file-01jd...`, for the kinds OpenAI spells so.
+
     >>> new_id("run") < new_id("run")
     True
     """
@@ -29,7 +31,7 @@ def new_id(prefix: str) -> str:
         # A clock that stands still or steps back must not break the order.
         _last = fresh if fresh > _last else _last + 1
         number = _last
-    return f"{prefix}_{_base32(number)}"
+    return f"{prefix}{'' if prefix.endswith('-') else '_'}{_base32(number)}"
 
 
 def created_ms(identifier: str) -> int:
@@ -38,8 +40,8 @@ def created_ms(identifier: str) -> int:
     Raises:
         ValueError: if it is not one of ours.
     """
-    _, _, text = identifier.rpartition("_")
-    if len(text) != 26:
+    text = identifier[-26:]
+    if len(text) != 26 or identifier[-27:-26] not in ("_", "-"):
         raise ValueError(f"not an identifier: {identifier!r}")
     number = 0
     for char in text:

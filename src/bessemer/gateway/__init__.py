@@ -1,6 +1,6 @@
 """The HTTP API, in OpenAI's shapes: a thin face over `app`. No use case lives here.
 
-Nothing is imported here: `server` runs what `asgi.build` builds.
+Nothing is imported here: `server` runs what `asgi.build` builds of `resources`.
 """
 
-__all__ = ["asgi", "server"]
+__all__ = ["asgi", "resources", "server"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bessemer.app.chat import MODELS_SCOPE, Serving
 from bessemer.app.embeddings import embed
@@ -32,7 +32,10 @@ from bessemer.gateway.failures import (
 )
 from bessemer.gateway.metrics import Metrics
 from bessemer.gateway.parameters import Ask
+from bessemer.gateway.query import Query
+from bessemer.gateway.routes import Call, Route, Routes
 from bessemer.gateway.shapes import Shape
+from bessemer.gateway.unbuilt import refuse
 
 API_PREFIX = "/v1/"
 HEALTH_PATH = "/healthz"
@@ -55,6 +58,7 @@ def build(
     serving: Serving,
     keyring: KeyRing,
     *,
+    routes: Sequence[Route] = (),
     other: ASGIApp | None = None,
     open_metrics: bool = False,
 ) -> ASGIApp:
@@ -63,19 +67,26 @@ def build(
     Args:
         serving: what answers to which name.
         keyring: who may ask; looked at on every request, so it must not wait for anything.
+        routes: everything of the API that is not on the hot path (`resources`).
         other: gets every path that is not one of ours, WebSockets and lifespan.
         open_metrics: `/metrics` needs no key, since only this machine can ask.
     """
-    return Gateway(serving, keyring, other, open_metrics)
+    return Gateway(serving, keyring, Routes(routes), other, open_metrics)
 
 
 class Gateway:
     """See `build`."""
 
     def __init__(
-        self, serving: Serving, keyring: KeyRing, other: ASGIApp | None, open_metrics: bool
+        self,
+        serving: Serving,
+        keyring: KeyRing,
+        routes: Routes,
+        other: ASGIApp | None,
+        open_metrics: bool,
     ) -> None:
         self._serving, self._keyring, self._other = serving, keyring, other
+        self._routes = routes
         self._open_metrics, self._metrics = open_metrics, Metrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,29 +110,45 @@ class Gateway:
             _log.exception("%s failed: %s %s", exchange.request_id, exchange.method, exchange.path)
             await exchange.fail(internal_error(exchange.request_id))
         finally:
-            self._metrics.count(_route_of(exchange.path), exchange.status)
+            self._metrics.count(exchange.route, exchange.status)
 
     async def _route(self, exchange: Exchange) -> None:
         path = exchange.path
-        if path in _ANSWERS:
-            _allow(exchange, "POST")
+        if path in _ANSWERS and exchange.method == "POST":
+            exchange.route = path
             await self._generate(exchange, *_ANSWERS[path])
         elif path == EMBEDDINGS_PATH:
+            exchange.route = path
             _allow(exchange, "POST")
             await self._embed(exchange)
         elif path == HEALTH_PATH:
+            exchange.route = path
             _allow(exchange, "GET", "HEAD")
             await exchange.send_json(200, catalog.health(self._serving))
         elif path == METRICS_PATH:
+            exchange.route = path
             _allow(exchange, "GET", "HEAD")
             if not self._open_metrics:
                 principal_of(exchange, self._keyring).require(MODELS_SCOPE)
             await exchange.send_text(self._metrics.text(await self._serving.figures()))
         elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
+            exchange.route = path if path == MODELS_PATH else MODELS_PATH + "/{id}"
             _allow(exchange, "GET", "HEAD")
             await self._models(exchange, path.removeprefix(MODELS_PATH)[1:])
         else:
-            raise UnknownUrl(f"Unknown request URL: {exchange.method} {path[:200]}.")
+            await self._resource(exchange)
+
+    async def _resource(self, exchange: Exchange) -> None:
+        method, path = exchange.method, exchange.path
+        try:
+            route, ids = self._routes.find(method, path)
+        except (UnknownUrl, MethodNotAllowed) as fault:
+            if path in _ANSWERS:
+                raise MethodNotAllowed(method, path, "POST") from None
+            raise refuse(method, path, fault) from None
+        exchange.route = route.path
+        principal = principal_of(exchange, self._keyring)
+        await route.handle(Call(exchange, principal, ids, Query(exchange.query, route.query)))
 
     async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
         principal = principal_of(exchange, self._keyring)
@@ -150,13 +177,6 @@ class Gateway:
 
 def _is_ours(path: str) -> bool:
     return path.startswith(API_PREFIX) or path in (HEALTH_PATH, METRICS_PATH, API_PREFIX[:-1])
-
-
-def _route_of(path: str) -> str:
-    """The path as `/metrics` counts it: what callers make up must not become a label."""
-    if path in (*_ANSWERS, EMBEDDINGS_PATH, HEALTH_PATH, METRICS_PATH, MODELS_PATH):
-        return path
-    return MODELS_PATH + "/{id}" if path.startswith(MODELS_PATH + "/") else "unknown"
 
 
 def _allow(exchange: Exchange, *methods: str) -> None:

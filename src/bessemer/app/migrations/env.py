@@ -6,6 +6,7 @@ from alembic import context
 
 # Each room's tables join the metadata.
 import bessemer.access.tables
+import bessemer.app.tables
 import bessemer.ledger.tables  # noqa: F401
 from bessemer.core.tables import metadata
 
