@@ -18,6 +18,7 @@ from bessemer.gateway.exchange import ASGIApp
 from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeServing
 from tests.gateway.calling import CHAT_KEY, KEY, OTHER_KEY, FakeKeyRing, call, running
+from tests.specification import check
 
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
 
@@ -68,6 +69,18 @@ def test_the_official_client_uploads_lists_reads_and_deletes(app: ASGIApp) -> No
         assert client.files.delete(made.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(made.id)
+
+
+def test_answers_are_what_the_specification_says(app: ASGIApp) -> None:
+    body, headers = form(("purpose", b"batch"), ("file", b"x"))
+    made = call(app, "/v1/files", body, headers=headers).json()
+    path = f"/v1/files/{made['id']}"
+    check("POST", "/v1/files", 200, made)
+    check("GET", "/v1/files", 200, call(app, "/v1/files", method="GET").json())
+    check("GET", path, 200, call(app, path, method="GET").json())
+    check("DELETE", path, 200, call(app, path, method="DELETE").json())
+    gone = call(app, path, method="GET")
+    check("GET", path, gone.status, gone.json())
 
 
 def test_pages_go_through_the_list_in_either_order(app: ASGIApp, platform: Platform) -> None:
