@@ -9,7 +9,7 @@ PORT ?= 8000
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test slow browser bench docs clean
+.PHONY: help setup demo up check test slow browser soak bench docs clean
 
 help: ## list these targets
 	@echo "Bessemer: train models, run them, and answer for them."
@@ -51,6 +51,9 @@ slow: $(READY) ## the tests that take longer
 browser: $(READY) ## the tests in a real Chromium
 	@echo "==> pytest, in Chromium"
 	@$(BIN)/pytest -m browser -rs
+
+soak: $(READY) ## half an hour of traffic: nothing lost, memory flat
+	@$(BIN)/python benchmarks/traffic.py --minutes 30
 
 bench: $(READY) ## print every published number, beside a peer
 	@for script in benchmarks/*.py; do echo "==> $$script"; $(BIN)/python $$script || exit 1; done

@@ -58,8 +58,13 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(*, tiny: bool = False) -> Iterator[Server]:
-    """A server that is ready; it ends with the block. `tiny` forces the model made on the spot."""
+def served(*, tiny: bool = False, threads: int | None = None) -> Iterator[Server]:
+    """A server that is ready; it ends with the block.
+
+    Args:
+        tiny: take the model made on the spot, whatever is here.
+        threads: of the engine; by default all cores.
+    """
     with tempfile.TemporaryDirectory(prefix="bessemer-benchmark-") as temporary:
         home = Home(Path(temporary) / "home")
         source = None if tiny else _default_folder()
@@ -70,7 +75,7 @@ def served(*, tiny: bool = False) -> Iterator[Server]:
             principal = platform.local_principal()
             folder = pull(platform, principal, str(source), name=model).path
             key = create_key(platform, principal, "benchmark").secret
-        with _up(home, model) as (url, process):
+        with _up(home, model, threads) as (url, process):
             yield Server(url, key, model, folder, process)
 
 
@@ -115,9 +120,10 @@ def _default_folder() -> Path | None:
 
 
 @contextlib.contextmanager
-def _up(home: Home, model: str) -> Iterator[tuple[str, psutil.Process]]:
+def _up(home: Home, model: str, threads: int | None) -> Iterator[tuple[str, psutil.Process]]:
     log = home.root.parent / "up.log"
     command = [sys.executable, "-m", "bessemer", "up", "--port", "0", "--model", model]
+    command += ["--threads", str(threads)] if threads else []
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bessemer.inference import attention
 from bessemer.inference.attention import BatchAttention, Span
@@ -73,3 +76,27 @@ def test_a_chunk_in_blocks_is_causal_attention(
         monkeypatch.setattr(attention, "BLOCK", block)
         mixed = attend([], chunks, torch.bfloat16).double()
         assert float((mixed - exact).norm() / exact.norm()) < 0.012
+
+
+class _Shapes(TorchFunctionMode):
+    """The shapes of all batched products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Size, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.bmm:
+            self.seen.append(tuple(argument.shape for argument in args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_shapes_of_products_repeat_while_sequences_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN compiles, and keeps, a program for each: memory would grow with every token."""
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    with _Shapes() as shapes:
+        for past in range(16, 48):
+            attend([Span(row, past, 1) for row in range(8)], [], torch.bfloat16)
+            attend([], [Span(9, past, 16 - past % 3)], torch.bfloat16)
+    assert len(shapes.seen) == 2 * 32 * 2
+    assert len(set(shapes.seen)) == 2 * (2 + 3)  # lengths of 32 and 48, and up to 64 for chunks

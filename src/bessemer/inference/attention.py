@@ -59,13 +59,16 @@ class BatchAttention:
             self._rows = decodes[-1].row - self._first + 1
             self._width = max(span.fresh for span in decodes)
             self._longest = max(span.past + span.fresh for span in decodes)
+            self._fused = self._rows < MANY_ROWS or not _is_slow(dtype, cache.device)
+            if not self._fused:
+                self._longest = _rounded(self._longest, cache)
             slots = [
                 (s.row - self._first) * self._width + i for s in decodes for i in range(s.fresh)
             ]
             self._slots = torch.tensor(slots, device=cache.device)
             self._gaps = self._rows * self._width != self._decodes
             shared = self._heads // self._kv_heads
-            mask = _decode_mask(decodes, self._rows, self._width, shared, dtype)
+            mask = _decode_mask(decodes, self._rows, self._width, self._longest, shared, dtype)
             self._mask = None if mask is None else mask.to(cache.device)
 
     def __call__(self, layer: int, qkv_TGE: Tensor) -> Tensor:
@@ -91,20 +94,21 @@ class BatchAttention:
             )
         queries = queries.view(self._rows, self._width, self._kv_heads, -1, q_THE.shape[-1])
         q_RKNE = queries.transpose(1, 2).flatten(2, 3)
-        mixed = self._mix(q_RKNE, *rows_2RKLE.unbind(0))
+        k_RKLE, v_RKLE = rows_2RKLE.unbind(0)
+        if self._fused:
+            mixed = F.scaled_dot_product_attention(q_RKNE, k_RKLE, v_RKLE, attn_mask=self._mask)
+        else:
+            mixed = _by_products(q_RKNE, k_RKLE, v_RKLE, self._mask)
         mixed = mixed.view(self._rows, self._kv_heads, self._width, -1, mixed.shape[-1])
         mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1, 2)
         return mixed[self._slots] if self._gaps else mixed
 
-    def _mix(self, q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor) -> Tensor:
-        if self._rows < MANY_ROWS or not _is_slow(q_RKNE):
-            return F.scaled_dot_product_attention(q_RKNE, k_RKLE, v_RKLE, attn_mask=self._mask)
-        return _by_products(q_RKNE, k_RKLE, v_RKLE, self._mask)
-
     def _prefill(self, cache_2RKSE: Tensor, q_CHE: Tensor, span: Span) -> Tensor:
-        k_KLE, v_KLE = cache_2RKSE[:, span.row, :, : span.past + span.fresh].unbind(0)
-        if span.fresh >= BLOCK // 2 and _is_slow(q_CHE):
+        end = span.past + span.fresh
+        if span.fresh >= BLOCK // 2 and _is_slow(q_CHE.dtype, q_CHE.device):
+            k_KLE, v_KLE = cache_2RKSE[:, span.row, :, : _rounded(end, self._cache)].unbind(0)
             return _in_blocks(q_CHE, k_KLE, v_KLE, span.past)
+        k_KLE, v_KLE = cache_2RKSE[:, span.row, :, :end].unbind(0)
         mixed = F.scaled_dot_product_attention(
             q_CHE.transpose(0, 1)[None],
             k_KLE[None],
@@ -116,30 +120,39 @@ class BatchAttention:
         return mixed[0].transpose(0, 1)
 
 
-def _is_slow(q: Tensor) -> bool:
+def _is_slow(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether torch's fused kernel takes longer than products do, as on processors in bf16."""
-    return q.dtype == torch.bfloat16 and q.device.type == "cpu"
+    return dtype == torch.bfloat16 and device.type == "cpu"
+
+
+def _rounded(length: int, cache: KVCache) -> int:
+    """To whole blocks: oneDNN compiles, and keeps, a program for every shape of a product, so
+    shapes that grow with each token cost more than the places that nobody looks at (logbook)."""
+    return min(-(-length // BLOCK) * BLOCK, cache.context_length)
 
 
 def _in_blocks(q_CHE: Tensor, k_KLE: Tensor, v_KLE: Tensor, past: int) -> Tensor:
     """A chunk's causal attention, a block of queries at a time over the places that they see.
 
-    In bf16 it takes half of the time of torch's fused kernel, as it does in training.
+    In bf16 it takes half of the time of torch's fused kernel, as it does in training. The last
+    block is filled up with queries whose result is dropped.
     """
     tokens, heads, width = q_CHE.shape
-    q_KMCE = (q_CHE * width**-0.5).view(tokens, len(k_KLE), -1, width).permute(1, 2, 0, 3)
-    hidden_CC = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
-    mixed_HCE = q_CHE.new_empty(heads, tokens, width)
-    for start in range(0, tokens, BLOCK):
-        end = min(start + BLOCK, tokens)
-        block_KNE = q_KMCE[:, :, start:end].flatten(1, 2)
-        seen, own = past + end, end - start
-        scores_KNL = torch.bmm(block_KNE, k_KLE[:, :seen].transpose(1, 2))
-        scores_HCL = scores_KNL.view(heads, own, seen)
-        scores_HCL[:, :, past + start :].masked_fill_(hidden_CC[:own, :own], float("-inf"))
+    blocks = -(-tokens // BLOCK)
+    q_CHE = F.pad(q_CHE * width**-0.5, (0, 0, 0, 0, 0, blocks * BLOCK - tokens))
+    q_KMCE = q_CHE.view(len(q_CHE), len(k_KLE), -1, width).permute(1, 2, 0, 3)
+    # Behind a query: the rest of its block, and what makes the places a whole number of blocks.
+    hidden_CC = torch.ones(BLOCK, 2 * BLOCK, dtype=torch.bool).triu(1)
+    mixed_HCE = q_CHE.new_empty(heads, len(q_CHE), width)
+    for start in range(0, len(q_CHE), BLOCK):
+        end, first = start + BLOCK, past + start
+        seen = min(-(-(first + BLOCK) // BLOCK) * BLOCK, k_KLE.shape[1])
+        scores_KNL = torch.bmm(q_KMCE[:, :, start:end].flatten(1, 2), k_KLE[:, :seen].mT)
+        scores_HCL = scores_KNL.view(heads, BLOCK, seen)
+        scores_HCL[:, :, first:].masked_fill_(hidden_CC[:, : seen - first], float("-inf"))
         weights_KNL = torch.softmax(scores_HCL, -1).view(scores_KNL.shape)
-        mixed_HCE[:, start:end] = torch.bmm(weights_KNL, v_KLE[:, :seen]).view(heads, own, width)
-    return mixed_HCE.transpose(0, 1)
+        mixed_HCE[:, start:end] = torch.bmm(weights_KNL, v_KLE[:, :seen]).view(heads, BLOCK, width)
+    return mixed_HCE[:, :tokens].transpose(0, 1)
 
 
 def _by_products(q_RKNE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor, mask: Tensor | None) -> Tensor:
@@ -169,10 +182,9 @@ def places(spans: Sequence[Span], cache: KVCache) -> Tensor:
 
 
 def _decode_mask(
-    decodes: Sequence[Span], rows: int, width: int, shared: int, dtype: torch.dtype
+    decodes: Sequence[Span], rows: int, width: int, longest: int, shared: int, dtype: torch.dtype
 ) -> Tensor | None:
     """(R, 1, WM, L): zero where a token may look, minus infinity beyond itself."""
-    longest = max(span.past + span.fresh for span in decodes)
     if width == 1 and rows == len(decodes) and min(s.past for s in decodes) + 1 == longest:
         return None
     seen_RW = torch.ones(rows, width, dtype=torch.long)  # what nobody reads looks at one place

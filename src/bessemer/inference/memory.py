@@ -6,6 +6,7 @@ and drops the contents of a range on request. A device's memory is allocated at 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ class Memory:
             # Private: the system keeps the pages of a shared map when they are given back.
             private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._map = mmap.mmap(-1, max(size_bytes, 1), flags=private)
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                # With huge pages 2 MB would be backed wherever one token was written.
+                with contextlib.suppress(OSError):  # a kernel without them
+                    self._map.madvise(mmap.MADV_NOHUGEPAGE)
             self._bytes = torch.frombuffer(self._map, dtype=torch.uint8, count=max(size_bytes, 1))
         else:
             self._bytes = torch.zeros(size_bytes, dtype=torch.uint8, device=device)

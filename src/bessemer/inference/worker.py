@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from functools import partial
@@ -17,15 +18,22 @@ from typing import Any
 
 import msgspec
 
+from bessemer.core.allocator import give_back_freed_memory
 from bessemer.core.engine_client import describe_error
 from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
 from bessemer.core.frames import encode_frame, read_frame
 from bessemer.core.protocols import GenerateRequest, Pooling
 
+COMPILED_PRODUCTS = 128
+"""oneDNN compiles and keeps a program for each shape of a product, by default 1,024 of them. In the
+course of time steps have every number of tokens, so memory would grow (docs/logbook.md)."""
+GIVE_BACK_EVERY_S = 10.0
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one engine. Exit status 1, with the reason as the last line, if it cannot load."""
     options = _options(arguments)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_PRODUCTS))
     import torch
 
     # The number of threads is the supervisor's decision, not the library's.
@@ -78,6 +86,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+async def _give_back_memory() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(give_back_freed_memory)
+
+
 async def _serve(engine: Any, socket: Path) -> None:
     end = asyncio.Event()
     _watch_stdin(end)
@@ -105,10 +119,12 @@ async def _serve(engine: Any, socket: Path) -> None:
             loop.call_soon_threadsafe(flush_all)
 
     engine.on_step(after_step)
+    giving_back = loop.create_task(_give_back_memory())
     server = await asyncio.start_unix_server(connected, str(socket))
     print("ready", flush=True)
     async with server:
         await end.wait()
+    giving_back.cancel()
     socket.unlink(missing_ok=True)
 
 
