@@ -206,6 +206,9 @@ class FakeResponder:
         self.requests.append(request)
         self.opened += 1
         try:
+            if request.tally is not None:
+                most = len(self._texts) if request.max_tokens is None else request.max_tokens
+                await request.tally.expect(None, self._prompt_tokens, most)
             async for delta in self._say(request):
                 yield delta
         finally:
@@ -220,6 +223,8 @@ class FakeResponder:
             text = self._texts[number % len(self._texts)]
             self.said += 1
             number += 1
+            if request.tally is not None:
+                request.tally.count(self._prompt_tokens, 0, number)
             yield Delta(text=text, logprobs=_text_logprobs(text, request.top_logprobs))
             # An event loop with other work must get its turn from an endless answer.
             await asyncio.sleep(0)

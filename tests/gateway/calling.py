@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bessemer.app.metering import Meter
 from bessemer.core.errors import Unauthenticated
 from bessemer.core.principal import Principal
 from bessemer.gateway.asgi import build
@@ -40,12 +41,16 @@ class FakeKeyRing:
         return self._principals[secret]
 
 
-def app_of(responder: FakeResponder | FakeServing, other: ASGIApp | None = None) -> ASGIApp:
+def app_of(
+    responder: FakeResponder | FakeServing,
+    other: ASGIApp | None = None,
+    meter: Meter | None = None,
+) -> ASGIApp:
     """The gateway over a serving, or over one responder by the name `tiny`."""
     serving = (
         FakeServing({"tiny": responder}) if isinstance(responder, FakeResponder) else responder
     )
-    return build(serving, FakeKeyRing(), other=other)
+    return build(serving, FakeKeyRing(), meter=meter, other=other)
 
 
 class Answer(NamedTuple):

@@ -30,6 +30,8 @@ SCOPES: dict[str, str] = {
     "runs:write": "start, cancel and resume runs",
     "files:read": "list and read files",
     "files:write": "upload and delete files",
+    "usage:read": "read usage and costs of the organization",
+    "org:write": "set prices, budgets, limits and alerts",
     "keys:read": "list keys",
     "keys:write": "create and revoke keys",
 }

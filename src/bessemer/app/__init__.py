@@ -26,6 +26,7 @@ __all__ = [
     "latencies",
     "machine",
     "merging",
+    "metering",
     "models",
     "names",
     "paging",
@@ -41,6 +42,7 @@ __all__ = [
     "run_process",
     "second_try",
     "seen",
+    "spending",
     "supervisor",
     "tables",
     "target_serving",
@@ -48,4 +50,5 @@ __all__ = [
     "tokens",
     "tracing",
     "training",
+    "usage",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bessemer.app.transcript import Transcript
+from bessemer.app.transcript import Counted, Transcript
 from bessemer.core.protocols import AnswerEnd, Delta, TokenChunk, ToolCallDelta
 from bessemer.text.stop_strings import StopStrings
 from bessemer.text.tokenizer import Tokenizer
@@ -42,6 +42,10 @@ class CallTranscript:
         return msgspec.structs.replace(
             delta, text=text, tool_calls=calls, finish_reason=end, usage=usage
         )
+
+    def counts(self, chunk: TokenChunk) -> Counted:
+        """See `Transcript.counts`."""
+        return self._transcript.counts(chunk)
 
     def _end(self, reason: AnswerEnd | None) -> AnswerEnd | None:
         return "tool_calls" if reason == "stop" and self._parser.calls else reason

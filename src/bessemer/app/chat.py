@@ -7,7 +7,7 @@ of the home, a fake serves tests. Not here: HTTP, and how an engine turns messag
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -15,11 +15,14 @@ import msgspec
 from bessemer.app.deadline import within
 from bessemer.app.embeddings import EmbeddingServing
 from bessemer.app.latencies import Latencies
+from bessemer.app.metering import Meter, Tab
 from bessemer.app.second_try import second_try, stream_second_try
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
 from bessemer.core.principal import Principal
-from bessemer.core.protocols import ChatRequest, Delta, EngineInfo, Responder
+from bessemer.core.protocols import ChatRequest, Delta, EngineInfo, Responder, Usage
+from bessemer.ledger.entries import Kind
+from bessemer.ledger.rate_limits import NOTHING_TAKEN, Taken
 
 ModelState = Literal["loading", "ready", "failed", "stopped", "sleeping"]
 
@@ -95,7 +98,8 @@ class Serving(EmbeddingServing, Protocol):
 
 
 class Reply(AsyncIterator[Delta]):
-    """The deltas of one answer. Iterate it; `aclose` cancels what is still to come.
+    """The deltas of one answer. Iterate it; `aclose` cancels what is still to come, and what was
+    computed until then is charged.
 
     `model_digest` is known from the first delta on. If the engine dies before the first one, it is
     asked again, once.
@@ -110,19 +114,40 @@ class Reply(AsyncIterator[Delta]):
         *,
         whole: bool,
         latencies: Latencies,
+        tab: Tab | None,
     ) -> None:
         self.model_digest: str | None = None
+        self._tab = tab
         self._watch = latencies.watch(model)
         self._serving, self._principal = serving, principal
         self._model, self._request = model, request
         self._began_s = time.monotonic()
         self._deltas = self._whole() if whole else stream_second_try(self._ask)
 
+    @property
+    def taken(self) -> Taken:
+        """What the request took of its rate limits; known from the first delta on."""
+        return NOTHING_TAKEN if self._tab is None else self._tab.taken
+
     async def __anext__(self) -> Delta:
-        return await anext(self._deltas)
+        try:
+            delta = await anext(self._deltas)
+        except Exception as fault:
+            self._close(None if isinstance(fault, StopAsyncIteration) else fault)
+            raise
+        if delta.finish_reason is not None:
+            self._close()
+        return delta
 
     async def aclose(self) -> None:
-        await self._deltas.aclose()
+        try:
+            await self._deltas.aclose()
+        finally:
+            self._close()
+
+    def _close(self, fault: Exception | None = None) -> None:
+        if self._tab is not None:
+            self._tab.close(fault)
 
     async def _whole(self) -> AsyncGenerator[Delta, None]:
         """All deltas, once the last one is there: until then nobody has seen any."""
@@ -138,12 +163,24 @@ class Reply(AsyncIterator[Delta]):
         left_s = self._left_s()
         async with within(left_s, "before the model was ready"):
             responder = await self._serving.responder(self._principal, self._model)
-        request = msgspec.structs.replace(self._request, deadline_s=self._left_s())
+        request = msgspec.structs.replace(self._request, deadline_s=self._left_s(), tally=self._tab)
         self.model_digest = responder.model_digest
         async with closing(responder.respond(request)) as deltas:
-            async for delta in deltas:
+            delta = await self._first(deltas)
+            while delta is not None:
                 self._watch.piece()
+                self._count(delta.usage)
                 yield delta
+                delta = await anext(deltas, None)
+
+    async def _first(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+        """Not before it is paid for."""
+        first = anext(deltas, None)
+        return await (first if self._tab is None else self._tab.allowed(first))
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None and self._tab is not None:
+            self._tab.count(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
     def _left_s(self) -> float | None:
         given_s = self._request.deadline_s
@@ -158,12 +195,16 @@ def respond(
     model: str,
     request: ChatRequest,
     *,
+    meter: Meter | None = None,
+    kind: Kind = "chat",
     whole: bool = False,
     latencies: Latencies | None = None,
 ) -> Reply:
     """Ask `model`. The answer's errors come with its first delta.
 
     Args:
+        meter: who counts and charges it, by `request.request_id`; None charges nobody.
+        kind: of work, as usage tells it.
         whole: nobody reads before the end, so the deltas come all at once, and an engine that dies
             on the way is asked again.
         latencies: where to note how long it took.
@@ -175,12 +216,49 @@ def respond(
         async for delta in respond(serving, principal, "smollm2-135m-instruct", request):
             print(delta.text, end="")
     """
+    (reply,) = respond_each(
+        serving, principal, model, [request],
+        meter=meter, kind=kind, whole=whole, latencies=latencies,
+    )  # fmt: skip
+    return reply
+
+
+def respond_each(
+    serving: Serving,
+    principal: Principal,
+    model: str,
+    requests: Sequence[ChatRequest],
+    *,
+    meter: Meter | None = None,
+    kind: Kind = "chat",
+    charge_id: str | None = None,
+    whole: bool = False,
+    latencies: Latencies | None = None,
+) -> list[Reply]:
+    """Several answers to one prompt, which is charged once; see `respond`.
+
+    Args:
+        charge_id: under which id all of them are charged; by default the first one's. Every reply
+            has to be closed, also one that nobody began to read.
+    """
     principal.require(CHAT_SCOPE)
     client = principal.key_id or principal.owner_id
-    request = msgspec.structs.replace(request, client=client)
-    return Reply(
-        serving, principal, model, request, whole=whole, latencies=latencies or Latencies()
-    )
+    latencies = latencies or Latencies()
+    bill = None
+    if meter is not None:
+        bill = meter.open(principal, model, kind, charge_id or requests[0].request_id)
+    return [
+        Reply(
+            serving,
+            principal,
+            model,
+            msgspec.structs.replace(request, client=client),
+            whole=whole,
+            latencies=latencies,
+            tab=None if bill is None else bill.tab(),
+        )
+        for request in requests
+    ]
 
 
 def list_models(serving: Serving, principal: Principal) -> list[ServedModel]:

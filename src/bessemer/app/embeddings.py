@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from bessemer.app.deadline import within
+from bessemer.app.metering import Meter, Tab
 from bessemer.app.second_try import second_try
 from bessemer.core.errors import ContextLengthExceeded, InvalidInput
+from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
-from bessemer.core.protocols import Engine, Pooling
+from bessemer.core.protocols import Engine, Pooling, Tally
+from bessemer.ledger.entries import Kind
+from bessemer.ledger.rate_limits import NOTHING_TAKEN, Taken
 from bessemer.text.tokenizer import Tokenizer
 
 EMBED_SCOPE = "chat"
@@ -34,7 +38,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`inputs` are texts, or token ids taken as they are; `client` is who asks, for the queue.
 
     `dimensions` keeps the first so many numbers of each vector, brought to unit length again. All
-    of it is given `deadline_s` seconds.
+    of it is given `deadline_s` seconds. `tally` is who pays.
     """
 
     inputs: Sequence[str | Sequence[int]]
@@ -42,13 +46,18 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Pooling | None = None
     client: str = ""
     deadline_s: float | None = None
+    tally: Tally | None = None
 
 
 class Embedded(NamedTuple):
-    """A vector for each input, in order: of unit length, and a partner's as it makes them."""
+    """A vector for each input, in order: of unit length, and a partner's as it makes them.
+
+    `taken` is what the request took of its rate limits.
+    """
 
     vectors: list[list[float]]
     prompt_tokens: int
+    taken: Taken = NOTHING_TAKEN
 
 
 class Embedder(Protocol):
@@ -68,9 +77,19 @@ class EmbeddingServing(Protocol):
 
 
 async def embed(
-    serving: EmbeddingServing, principal: Principal, model: str, request: EmbedRequest
+    serving: EmbeddingServing,
+    principal: Principal,
+    model: str,
+    request: EmbedRequest,
+    *,
+    meter: Meter | None = None,
+    kind: Kind = "embedding",
+    charge_id: str | None = None,
 ) -> Embedded:
     """Ask `model` for vectors; if its engine dies meanwhile, once more.
+
+    Args:
+        meter: who counts and charges it, by `charge_id`; None charges nobody.
 
     Raises:
         PermissionDenied: without the scope `chat`.
@@ -80,14 +99,31 @@ async def embed(
     """
     principal.require(EMBED_SCOPE)
     client = principal.key_id or principal.owner_id
-    asked = msgspec.structs.replace(request, client=client)
+    tab = None
+    if meter is not None:
+        tab = meter.open(principal, model, kind, charge_id or new_id("req")).tab()
+    asked = msgspec.structs.replace(request, client=client, tally=tab)
 
     async def ask() -> Embedded:
         embedder = await serving.embedder(principal, model)
         return await embedder.embed(asked)
 
     async with within(request.deadline_s, "before all vectors were made"):
-        return await second_try(ask)
+        return await (second_try(ask) if tab is None else _paid(tab, second_try(ask)))
+
+
+async def _paid(tab: Tab, work: Awaitable[Embedded]) -> Embedded:
+    """What was made, charged; of work that its client left, what was made until then."""
+    fault: Exception | None = None
+    try:
+        found = await tab.allowed(work)
+        tab.count(found.prompt_tokens, 0, 0)
+        return found._replace(taken=tab.taken)
+    except Exception as raised:
+        fault = raised
+        raise
+    finally:
+        tab.close(fault)
 
 
 class EngineEmbedder:
@@ -95,9 +131,17 @@ class EngineEmbedder:
 
     Args:
         context_length: tokens that one text may have.
+        model_name: its name, for who pays.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        context_length: int,
+        model_name: str | None = None,
+    ) -> None:
+        self._model_name = model_name
         self._engine = engine
         self._tokenizer = tokenizer
         self._context_length = context_length
@@ -110,6 +154,7 @@ class EngineEmbedder:
                 number of dimensions that this model does not have.
             ContextLengthExceeded: naming the text, its tokens and the context.
             Busy, EngineUnavailable: as the engine says.
+            BessemerError: who pays says no.
         """
         _check_count(request.inputs)
         chars = sum(len(item) for item in request.inputs if isinstance(item, str))
@@ -124,6 +169,8 @@ class EngineEmbedder:
                 next_step="send it in several requests",
                 param="input",
             )
+        if request.tally is not None:
+            await request.tally.expect(self._model_name, total, 0)
         vectors = await self._vectors(texts, request)
         return Embedded([_shortened(vector, request.dimensions) for vector in vectors], total)
 
@@ -156,10 +203,15 @@ class EngineEmbedder:
         """In order; `IN_FLIGHT` at a time, and no more once one has failed."""
         vectors: list[list[float]] = [[] for _ in texts]
         todo = iter(enumerate(texts))
+        done = 0
 
         async def work() -> None:
+            nonlocal done
             for place, ids in todo:
                 vectors[place] = await self._engine.embed(ids, request.pooling, request.client)
+                done += len(ids)
+                if request.tally is not None:
+                    request.tally.count(done, 0, 0)
 
         workers = [asyncio.ensure_future(work()) for _ in range(min(IN_FLIGHT, len(texts)))]
         try:

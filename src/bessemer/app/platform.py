@@ -111,7 +111,7 @@ def _migrate(connection: sa.Connection) -> None:
 
 
 def _seed(connection: sa.Connection) -> None:
-    """One organization, one project, one owner."""
+    """One organization, one project, one owner, and prices of zero."""
     rows = (
         (access_tables.organizations, {"id": ORG_ID, "name": "Default organization"}),
         (access_tables.projects, {"id": PROJECT_ID, "org_id": ORG_ID, "name": "Default project"}),
@@ -121,3 +121,6 @@ def _seed(connection: sa.Connection) -> None:
         known = connection.execute(sa.select(table.c.id).where(table.c.id == row["id"])).first()
         if known is None:
             connection.execute(table.insert().values(**row, created_ms=now_ms()))
+    from bessemer.ledger.cards import adopt_first  # its pydantic costs every verb 0.1 s
+
+    adopt_first(connection, Principal(ORG_ID, PROJECT_ID, OWNER_ID, frozenset()))

@@ -83,12 +83,12 @@ class PoolServing:
                     next_step=f"serve a merged model: bessemer merge {named.base.name} {model}",
                 )
             engine = self._recorder.around(engine, named, principal)
-        return EngineResponder(engine, *voice, model_digest=named.digest)
+        return EngineResponder(engine, *voice, model_digest=named.digest, model_name=named.name)
 
     async def embedder(self, principal: Principal, model: str) -> EngineEmbedder:
         """See `embeddings.EmbeddingServing.embedder`; waits as `responder` does."""
-        _, engine, voice = await self._voiced(principal, model)
-        return EngineEmbedder(engine, voice.tokenizer, voice.context_length)
+        named, engine, voice = await self._voiced(principal, model)
+        return EngineEmbedder(engine, voice.tokenizer, voice.context_length, named.name)
 
     def models(self, principal: Principal) -> list[ServedModel]:
         """See `chat.Serving.models`. Reads the database."""

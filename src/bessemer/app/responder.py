@@ -45,6 +45,7 @@ class EngineResponder:
             this error.
         context_length: tokens that prompt and answer may have together.
         model_digest: what answers, for fingerprints.
+        model_name: its name, for who pays.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class EngineResponder:
         context_length: int,
         *,
         model_digest: str | None = None,
+        model_name: str | None = None,
     ) -> None:
+        self._model_name = model_name
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
@@ -72,10 +75,14 @@ class EngineResponder:
             InvalidInput: messages for a model without a template; ids that are no tokens; a
                 constraint that cannot be held to.
             Busy, DeadlineExceeded, EngineUnavailable: as the engine says.
+            BessemerError: who pays says no.
         """
         prompt_ids = await self._prompt_ids(request)
         asked = self._generate_request(request, prompt_ids)
         transcript = self._transcript(request, len(prompt_ids))
+        tally = request.tally
+        if tally is not None:
+            await tally.expect(self._model_name, len(prompt_ids), asked.max_tokens)
         last: Delta | None = None
         is_first = True
         async with closing(self._engine.generate(asked)) as chunks:
@@ -83,6 +90,8 @@ class EngineResponder:
                 if chunk.finish_reason == "cancelled":
                     break
                 delta = transcript.take(chunk)
+                if tally is not None:
+                    tally.count(*transcript.counts(chunk))
                 if is_first:
                     delta = self._opened(request, prompt_ids, chunk, delta)
                     is_first = False

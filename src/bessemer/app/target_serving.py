@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from bessemer.app.chat import (
     EngineFigures,
@@ -31,6 +33,14 @@ from bessemer.core.principal import Principal
 from bessemer.core.protocols import ChatRequest, Delta
 
 _log = logging.getLogger(__name__)
+
+# Reserved for an answer without `max_tokens`: a partner's context is not known here.
+MOST_TOKENS = 32_768
+# A token is a byte at least, which is what is reserved; this many as a rule, which is what is
+# charged for a prompt whose answer nobody waited for.
+BYTES_A_TOKEN = 4
+# Marks of roles and turns that a partner's template puts around a message.
+_MARKS_BYTES = 16
 
 
 class TargetServing:
@@ -130,12 +140,23 @@ class _NamedPartner:
         self._name, self._partner, self._down = name, partner, down
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """Its tokens are counted only at the end, over there; until then, as near as we can."""
+        tally, prompt_bytes, pieces = request.tally, _prompt_bytes(request), 0
+        if tally is not None:
+            most = MOST_TOKENS if request.max_tokens is None else request.max_tokens
+            await tally.expect(self._name, prompt_bytes, most)
         with self._named():
             async with closing(self._partner.respond(request)) as deltas:
                 async for delta in deltas:
+                    pieces += 1
+                    if tally is not None:
+                        tally.count(prompt_bytes // BYTES_A_TOKEN, 0, pieces)
                     yield delta
 
     async def embed(self, request: EmbedRequest) -> Embedded:
+        if request.tally is not None:
+            most = sum(_size_bytes(item) for item in request.inputs)
+            await request.tally.expect(self._name, most, 0)
         with self._named():
             return await self._partner.embed(request)
 
@@ -176,3 +197,15 @@ def _stamp(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def _prompt_bytes(request: ChatRequest) -> int:
+    if request.prompt is not None:
+        return _size_bytes(request.prompt) + len((request.suffix or "").encode())
+    said = sum(_MARKS_BYTES + len(msgspec.json.encode(message)) for message in request.messages)
+    return said + sum(len(msgspec.json.encode(tool)) for tool in request.tools)
+
+
+def _size_bytes(text: str | Sequence[int]) -> int:
+    """Of ids, each is a token."""
+    return len(text.encode()) if isinstance(text, str) else len(text)

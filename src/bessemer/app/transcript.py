@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,14 @@ class _Placed:
     logprob: TextLogprob
     start: int
     end: int | None
+
+
+class Counted(NamedTuple):
+    """Tokens up to a chunk; `cached` are among the prompt's."""
+
+    prompt: int
+    cached: int
+    completion: int
 
 
 class Transcript:
@@ -141,10 +149,19 @@ class Transcript:
 
     def usage(self, chunk: TokenChunk) -> Usage:
         """The counts up to `chunk`, the last one that was taken."""
+        found = self.counts(chunk)
         return Usage(
-            prompt_tokens=chunk.prompt_tokens or self._prompt_tokens,
-            completion_tokens=self._tokens if self._stopped else self._counted(chunk),
-            cached_tokens=self._cached_tokens,
+            prompt_tokens=found.prompt,
+            completion_tokens=found.completion,
+            cached_tokens=found.cached,
+        )
+
+    def counts(self, chunk: TokenChunk) -> Counted:
+        """As `usage` tells them."""
+        return Counted(
+            chunk.prompt_tokens or self._prompt_tokens,
+            self._cached_tokens,
+            self._tokens if self._stopped else self._counted(chunk),
         )
 
     def _counted(self, chunk: TokenChunk) -> int:

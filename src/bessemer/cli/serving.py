@@ -19,6 +19,7 @@ from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.files import sweep
 from bessemer.app.keys import KeyRing
+from bessemer.app.metering import Meter
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
@@ -96,12 +97,14 @@ class Service:
         self._partners = None if deterministic else TargetServing(platform, here)
         serving = self._partners or here
         folder = token_folder(platform.home)
-        console = build_console(platform, serving, Sessions(folder), hosts=hosts)
+        self._meter = Meter.of(platform)
+        console = build_console(platform, serving, Sessions(folder), hosts=hosts, meter=self._meter)
         sock = bind(host, port)
         own = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
         app = build_gateway(
             serving,
             self._keyring,
+            meter=self._meter,
             routes=resource_routes(platform),
             other=console,
             open_metrics=own,
@@ -141,19 +144,21 @@ class Service:
             await self._pool.close()
             if self._recorder is not None:
                 await self._recorder.close()
+            await asyncio.to_thread(self._meter.close)
 
     async def _each_second(self) -> None:
-        """Learn of new and revoked keys; share the cores between engines and a run; put idle
-        engines to sleep."""
+        """Learn of new and revoked keys and of rate limits; share the cores between engines and a
+        run; put idle engines to sleep."""
         while True:
             await asyncio.sleep(REFRESH_S)
             self._pool.set_threads(self._engine_threads())
             await self._pool.rest()
             try:
                 await asyncio.to_thread(self._keyring.refresh)
+                await asyncio.to_thread(self._meter.refresh)
             except Exception:
-                # A locked database passes. Until then the keys of a second ago hold.
-                _log.exception("could not read the keys; trying again")
+                # A locked database passes. Until then what was read a second ago holds.
+                _log.exception("could not read keys and limits; trying again")
 
     def _engine_threads(self) -> int:
         """All cores while nothing trains. Two thread pools on the same cores wait for each

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from bessemer.app.chat import Reply, ServedModel, Serving, list_models, respond
+from bessemer.app.metering import Meter
 from bessemer.console.rendering import page
 from bessemer.core.errors import BessemerError, InvalidInput, PayloadTooLarge
 from bessemer.core.ids import new_id
@@ -53,8 +54,8 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChatPages:
     """The chat's routes over one `Serving`, for one principal."""
 
-    def __init__(self, serving: Serving, principal: Principal) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, principal: Principal, meter: Meter | None = None) -> None:
+        self._serving, self._meter = serving, meter
         self._principal = principal
 
     def show(self, request: Request) -> Response:
@@ -69,7 +70,7 @@ class ChatPages:
         """Stream one answer. Faults of the question are 400; later ones are a line."""
         question = _question(await _body(request))
         asked = _chat_request(question)
-        reply = respond(self._serving, self._principal, question.model, asked)
+        reply = respond(self._serving, self._principal, question.model, asked, meter=self._meter)
         return LineStream(_lines(reply), media_type="application/x-ndjson")
 
     def _models(self) -> list[ServedModel]:

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from bessemer.app.chat import Serving
+from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.console.chat import ChatPages, as_json
 from bessemer.console.guard import Guard, cookie, wants_json
@@ -34,7 +35,12 @@ from bessemer.core.errors import BessemerError
 
 
 def build(
-    platform: Platform, serving: Serving, sessions: Sessions, *, hosts: Collection[str] = ()
+    platform: Platform,
+    serving: Serving,
+    sessions: Sessions,
+    *,
+    hosts: Collection[str] = (),
+    meter: Meter | None = None,
 ) -> ASGIApp:
     """The console.
 
@@ -42,9 +48,10 @@ def build(
         sessions: who is logged in; the one-time URL is `sessions.login_url`.
         hosts: names (`host` or `host:port`) besides 127.0.0.1, localhost and ::1 under which a
             browser may reach this server. Any other Host header is refused.
+        meter: counts and charges what is asked on the chat page.
     """
     principal = platform.local_principal()
-    chat = ChatPages(serving, principal)
+    chat = ChatPages(serving, principal, meter)
     runs = RunPages(platform, principal)
     door = Door(sessions)
     routes = [

@@ -55,8 +55,49 @@ class Database:
                 raise
             connection.commit()
 
+    def writer(self) -> Writer:
+        """For who writes often and alone; close it before the database."""
+        return Writer(self.engine)
+
     def close(self) -> None:
         self.engine.dispose()
+
+
+class Writer:
+    """A connection of its own that knows whether anybody else wrote since its last transaction.
+
+    So what it read or wrote before may be kept in memory. Of one thread at a time.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._connection: sa.Connection | None = None
+        self._version: int | None = None
+        self.others_wrote = True
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """As `Database.write`; `others_wrote` is right within it and until the next one."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        if self._engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            version = connection.exec_driver_sql("PRAGMA data_version").scalar()
+            # Only others' commits change it, and under the lock there are none to come.
+            self.others_wrote, self._version = version != self._version, version
+        try:
+            yield connection
+            connection.commit()
+        except BaseException:
+            self._version = None
+            connection.rollback()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def now_ms() -> int:

@@ -15,6 +15,7 @@ BessemerError
   IntegrityError          422  bytes are not the bytes that were named
     UnsafeWeights              pickle, or a header that lies
   Busy                    429  full; try again after `retry_after_s`
+    RateLimited                more requests or tokens a minute than the key or project may have
   BudgetExceeded          429  what is left of a budget is less than the request may cost
   DeadlineExceeded        504  the request's own time has passed
   Missing                 501  a part of the platform is not installed here
@@ -124,6 +125,10 @@ class Busy(BessemerError):
     def __init__(self, message: str, *, retry_after_s: float, **more: Any) -> None:
         super().__init__(message, **more)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Busy):
+    code = "rate_limit_exceeded"
 
 
 class BudgetExceeded(BessemerError):

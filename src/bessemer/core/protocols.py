@@ -250,6 +250,29 @@ class ToolChoice(msgspec.Struct, frozen=True):
     names: Sequence[str] | None = None
 
 
+class Tally(Protocol):
+    """Who pays for a request: told before the work what it may take, and then what it took.
+
+    Whoever answers the request (a `Responder`, an `Embedder`) calls it.
+    """
+
+    async def expect(self, model: str | None, prompt_tokens: int, completion_tokens: int) -> None:
+        """Once the prompt is counted, before the engine is asked. A second try begins anew.
+
+        Args:
+            model: its name here, however it was asked for; None if it is the one asked for.
+            completion_tokens: at most.
+
+        Raises:
+            BessemerError: the payer says no; nothing must be computed.
+        """
+        ...
+
+    def count(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
+        """What was computed so far, by the engine's own counting; `cached` of the prompt's."""
+        ...
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Messages in, as OpenAI spells them, or a bare `prompt` for text completion.
 
@@ -257,7 +280,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     functions with JSON Schemas, as OpenAI spells them too; without any, nothing is called. `client`
     is who asks, for the engine's fair queue. `echo` begins the answer with the prompt;
     `prompt_logprobs` asks for the prompt's tokens with so many alternatives. After `deadline_s`
-    seconds the answer ends with DeadlineExceeded.
+    seconds the answer ends with DeadlineExceeded. `tally` is who pays.
     """
 
     request_id: str
@@ -276,6 +299,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     echo: bool = False
     prompt_logprobs: int | None = None
     deadline_s: float | None = None
+    tally: Tally | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

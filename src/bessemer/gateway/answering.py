@@ -10,11 +10,13 @@ from contextlib import aclosing
 
 from msgspec import UNSET
 
-from bessemer.app.chat import Reply, Serving, respond
+from bessemer.app.chat import Reply, Serving, respond_each
 from bessemer.app.latencies import Latencies
+from bessemer.app.metering import Meter
 from bessemer.core.principal import Principal
 from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
 from bessemer.gateway.exchange import Exchange
+from bessemer.gateway.limit_headers import limit_headers
 from bessemer.gateway.parameters import Ask
 from bessemer.gateway.shapes import Heading, Shape
 
@@ -26,16 +28,27 @@ async def answer(
     ask: Ask,
     shape: Shape,
     latencies: Latencies,
+    meter: Meter | None = None,
 ) -> None:
-    """Answer `ask` on `exchange`, noting how long it took.
+    """Answer `ask` on `exchange`, noting how long it took and charging each prompt once.
 
     Raises:
         BessemerError: what the use case raises; if events were sent, `exchange.fail` adds it.
     """
-    replies = [
-        respond(serving, principal, ask.model, request, whole=not ask.stream, latencies=latencies)
-        for request in ask.requests
-    ]
+    each, request_id = ask.candidates, exchange.request_id
+    replies: list[Reply] = []
+    for start in range(0, len(ask.requests), each):
+        replies += respond_each(
+            serving,
+            principal,
+            ask.model,
+            ask.requests[start : start + each],
+            meter=meter,
+            kind=shape.kind,
+            charge_id=f"{request_id}-{start}" if start else request_id,
+            whole=not ask.stream,
+            latencies=latencies,
+        )
     async with aclosing(interleave(replies)) as pieces:
         if ask.stream:
             await _stream(exchange, ask, shape, replies, pieces)
@@ -59,7 +72,8 @@ async def _whole(
     for choice in best:
         if not ask.says_logprobs:
             choice.logprobs.clear()
-    await exchange.send_json(200, shape.whole(heading, best, usage))
+    standing = limit_headers(replies[0].taken)
+    await exchange.send_json(200, shape.whole(heading, best, usage), standing)
 
 
 async def _stream(
@@ -78,7 +92,7 @@ async def _stream(
             heading = Heading.new(
                 shape.prefix, exchange.request_id, ask.model, replies[index].model_digest
             )
-            await exchange.open_events()
+            await exchange.open_events(limit_headers(replies[index].taken))
         if index not in lengths:
             lengths[index] = 0
             for event in shape.opening(heading, index, usage):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from bessemer.app.chat import MODELS_SCOPE, Serving
 from bessemer.app.embeddings import embed
+from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError
 from bessemer.gateway import catalog
 from bessemer.gateway.answering import answer
@@ -30,6 +31,7 @@ from bessemer.gateway.failures import (
     UnknownUrl,
     internal_error,
 )
+from bessemer.gateway.limit_headers import limit_headers
 from bessemer.gateway.metrics import Metrics
 from bessemer.gateway.parameters import Ask
 from bessemer.gateway.query import Query
@@ -58,6 +60,7 @@ def build(
     serving: Serving,
     keyring: KeyRing,
     *,
+    meter: Meter | None = None,
     routes: Sequence[Route] = (),
     other: ASGIApp | None = None,
     open_metrics: bool = False,
@@ -67,11 +70,12 @@ def build(
     Args:
         serving: what answers to which name.
         keyring: who may ask; looked at on every request, so it must not wait for anything.
+        meter: counts and charges what is asked; None charges nobody.
         routes: everything of the API that is not on the hot path (`resources`).
         other: gets every path that is not one of ours, WebSockets and lifespan.
         open_metrics: `/metrics` needs no key, since only this machine can ask.
     """
-    return Gateway(serving, keyring, Routes(routes), other, open_metrics)
+    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics)
 
 
 class Gateway:
@@ -81,11 +85,13 @@ class Gateway:
         self,
         serving: Serving,
         keyring: KeyRing,
+        meter: Meter | None,
         routes: Routes,
         other: ASGIApp | None,
         open_metrics: bool,
     ) -> None:
         self._serving, self._keyring, self._other = serving, keyring, other
+        self._meter = meter
         self._routes = routes
         self._open_metrics, self._metrics = open_metrics, Metrics()
 
@@ -153,16 +159,22 @@ class Gateway:
     async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
         principal = principal_of(exchange, self._keyring)
         ask = parse(await exchange.read_json(), exchange.request_id)
-        answering = answer(exchange, self._serving, principal, ask, shape, self._metrics.latencies)
-        await exchange.while_connected(answering)
+        latencies = self._metrics.latencies
+        await exchange.while_connected(
+            answer(exchange, self._serving, principal, ask, shape, latencies, self._meter)
+        )
 
     async def _embed(self, exchange: Exchange) -> None:
         principal = principal_of(exchange, self._keyring)
         ask = parse_embedding(await exchange.read_json())
 
         async def answer_it() -> None:
-            found = await embed(self._serving, principal, ask.model, ask.request)
-            await exchange.send_json(200, embedding_answer(ask, found))
+            charge_id = exchange.request_id
+            found = await embed(
+                self._serving, principal, ask.model, ask.request,
+                meter=self._meter, charge_id=charge_id,
+            )  # fmt: skip
+            await exchange.send_json(200, embedding_answer(ask, found), limit_headers(found.taken))
 
         await exchange.while_connected(answer_it())
 

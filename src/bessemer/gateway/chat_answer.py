@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from bessemer.app.metering import Kind
 from bessemer.core.protocols import Delta, TextLogprob, ToolCallDelta, Usage
 from bessemer.gateway.choices import Choice
 from bessemer.gateway.shapes import Heading, MaybePrompt, MaybeUsage, UsageShape, prompt_shape
@@ -105,6 +106,7 @@ class ChatShape:
     """Implements `shapes.Shape`."""
 
     prefix = "chatcmpl"
+    kind: Kind = "chat"
 
     def whole(self, heading: Heading, choices: Sequence[Choice], usage: Usage) -> bytes:
         answer = ChatCompletion(

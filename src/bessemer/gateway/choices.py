@@ -119,6 +119,8 @@ async def interleave(replies: Sequence[Reply]) -> AsyncGenerator[Piece, None]:
         for pump in pumps:
             pump.cancel()
         await asyncio.wait(pumps)
+        for reply in replies:  # a pump that was canceled before its first step closes nothing
+            await reply.aclose()
 
 
 class _Ended(NamedTuple):

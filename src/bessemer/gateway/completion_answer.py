@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from bessemer.app.metering import Kind
 from bessemer.core.protocols import Delta, PromptRead, PromptToken, TextLogprob, Usage
 from bessemer.gateway.choices import Choice
 from bessemer.gateway.shapes import Heading, MaybePrompt, MaybeUsage, UsageShape, prompt_shape
@@ -44,6 +45,7 @@ class CompletionShape:
     """Implements `shapes.Shape`."""
 
     prefix = "cmpl"
+    kind: Kind = "completion"
 
     def whole(self, heading: Heading, choices: Sequence[Choice], usage: Usage) -> bytes:
         said = [

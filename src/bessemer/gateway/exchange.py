@@ -121,10 +121,10 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def open_events(self) -> None:
+    async def open_events(self, headers: Sequence[Header] = ()) -> None:
         """Begin a stream of server-sent events."""
         self._streaming = True
-        await self._start(200, _EVENTS)
+        await self._start(200, [*_EVENTS, *headers])
 
     async def send_event(self, data: bytes) -> None:
         """One event; `data` has no line breaks, as JSON by `msgspec` never has."""

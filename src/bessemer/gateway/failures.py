@@ -12,13 +12,16 @@ import msgspec
 
 from bessemer.core.errors import (
     BessemerError,
+    BudgetExceeded,
     Busy,
     EngineDied,
     EngineUnavailable,
     InvalidInput,
     ModelTooLarge,
     NotFound,
+    RateLimited,
 )
+from bessemer.gateway.limit_headers import refusal_headers
 
 Header = tuple[bytes, bytes]
 
@@ -93,9 +96,14 @@ def error_body(error: BessemerError) -> bytes:
 
 def error_headers(error: BessemerError) -> list[Header]:
     """`Retry-After` where trying again makes sense, and what else the status asks for."""
+    if isinstance(error, RateLimited) and error.facts.get("never"):
+        return [_DO_NOT_RETRY, *refusal_headers(error)]
     if isinstance(error, Busy):
-        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
-    if isinstance(error, ModelTooLarge) or (isinstance(error, EngineDied) and error.deaths > 1):
+        standing = refusal_headers(error) if isinstance(error, RateLimited) else ()
+        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))), *standing]
+    if isinstance(error, BudgetExceeded | ModelTooLarge) or (
+        isinstance(error, EngineDied) and error.deaths > 1
+    ):
         return [_DO_NOT_RETRY]
     if isinstance(error, EngineUnavailable):
         return [(b"retry-after", b"%d" % RETRY_ENGINE_S)]

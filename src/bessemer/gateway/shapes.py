@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from bessemer.app.metering import Kind
 from bessemer.core.protocols import Delta, PromptRead, PromptToken, Usage
 from bessemer.gateway.choices import Choice
 
@@ -84,6 +85,7 @@ class Shape(Protocol):
     """How one kind of answer is written: whole, or in chunks."""
 
     prefix: str
+    kind: Kind
 
     def whole(self, heading: Heading, choices: Sequence[Choice], usage: Usage) -> bytes:
         """The JSON of a whole answer."""

@@ -13,6 +13,7 @@ __all__ = [
     "entries",
     "ledger",
     "rate_card",
+    "rate_limits",
     "reconciling",
     "tables",
     "usage",

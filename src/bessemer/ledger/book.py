@@ -11,13 +11,14 @@ two nobody else decides anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from bessemer.core.errors import BessemerError, Conflict, NotFound
 from bessemer.ledger import budgets, tables
-from bessemer.ledger.budgets import Balance, Limits
+from bessemer.ledger.budgets import Balance
 from bessemer.ledger.cards import Cards
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.entries import (
@@ -30,18 +31,49 @@ from bessemer.ledger.entries import (
     Settle,
     accounts_of,
 )
+from bessemer.ledger.rate_card import RateCard
 
 _LOCK = 0x6C65_6467  # any constant; PostgreSQL's advisory locks are numbers
 
 
+@dataclass
+class Known:
+    """What the last entries read and left: true for as long as nobody else writes.
+
+    Of `accounts` every balance and limit is here; `open` are reservations that are.
+    """
+
+    accounts: set[str] = field(default_factory=set)
+    balances: dict[tuple[str, str], Balance] = field(default_factory=dict)
+    limits: dict[tuple[str, budgets.Period], int] = field(default_factory=dict)
+    open: dict[str, Reservation] = field(default_factory=dict)
+    card: RateCard | None = None
+
+    def learn(self, connection: sa.Connection, accounts: set[str]) -> None:
+        """Read what is not known of these accounts."""
+        if unknown := accounts - self.accounts:
+            self.limits.update(budgets.limits_of(connection, unknown))
+            self.balances.update(balances_of(connection, unknown))
+            self.accounts |= unknown
+
+
 def post(
-    connection: sa.Connection, entries: Sequence[Entry], cards: Cards, at_ms: int
+    connection: sa.Connection,
+    entries: Sequence[Entry],
+    cards: Cards,
+    at_ms: int,
+    known: Known | None = None,
 ) -> list[Outcome | Exception]:
-    """Make the entries within the connection's transaction: for each its outcome, or why not."""
+    """Make the entries within the connection's transaction: for each its outcome, or why not.
+
+    Args:
+        known: from the transaction before, if nobody else wrote since then. It is right for the
+            next one once this one is committed, and wrong if it is not.
+    """
     if connection.dialect.name == "postgresql":
         # SQLite's BEGIN IMMEDIATE lets one writer in; here that takes a lock.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    book = Book(connection, entries, cards, at_ms)
+    book = Book(connection, entries, cards, at_ms, known or Known())
     outcomes = [book.enter(entry) for entry in entries]
     book.write(connection)
     return outcomes
@@ -51,27 +83,33 @@ class Book:
     """See the module."""
 
     def __init__(
-        self, connection: sa.Connection, entries: Sequence[Entry], cards: Cards, at_ms: int
+        self,
+        connection: sa.Connection,
+        entries: Sequence[Entry],
+        cards: Cards,
+        at_ms: int,
+        known: Known,
     ) -> None:
-        self._at_ms = at_ms
+        self._at_ms, self._known = at_ms, known
         self._month = budgets.month_of(at_ms)
-        self._reservations = _reservations(connection, {entry.request_id for entry in entries})
+        ids = {entry.request_id for entry in entries}
+        self._reservations = {name: known.open[name] for name in ids & known.open.keys()}
+        if unknown := ids - self._reservations.keys():
+            self._reservations |= _reservations(connection, unknown)
         self._charges = _charges(connection, entries, self._reservations)
-        paying = {
-            account
-            for entry in entries
-            if isinstance(entry, Reserve)
-            for account in accounts_of(entry.principal.project_id, entry.principal.org_id)
-        }
-        self._limits: Limits = budgets.limits_of(connection, paying) if paying else {}
-        self._card = cards.in_force(connection) if paying else None
         found = self._reservations.values()
+        accounts = {account for row in found for account in row.accounts}
+        for entry in entries:
+            if isinstance(entry, Reserve):
+                accounts.update(accounts_of(entry.principal.project_id, entry.principal.org_id))
+                known.card = known.card or cards.in_force(connection)
+        known.learn(connection, accounts)
+        self._card, self._limits, self._balances = known.card, known.limits, known.balances
         self._cards = {row.card: cards.of(connection, row.card) for row in found}
         if self._card:
             self._cards[self._card.digest] = self._card
-        moving = {account for row in found for account in row.accounts}
-        self._balances = balances_of(connection, paying | moving)
-        self._stored_ids, self._stored_balances = set(self._reservations), dict(self._balances)
+        self._stored_ids = set(self._reservations)
+        self._moved: dict[tuple[str, str], Balance | None] = {}  # with what was before
         self._touched: dict[str, None] = {}  # ids of reservations, in order
         self._new_usage: list[dict[str, object]] = []
 
@@ -169,6 +207,7 @@ class Book:
         self._touched[reservation.id] = None
         for account in reservation.accounts:
             key = account, reservation.month
+            self._moved.setdefault(key, self._balances.get(key))
             balance = self._balances.get(key, Balance())
             self._balances[key] = balance.plus(settled_micro, held_micro)
         return reservation
@@ -183,16 +222,21 @@ class Book:
         if self._new_usage:
             connection.execute(tables.usage.insert(), self._new_usage)
         inserted, updated = [], []
-        for (account, month), balance in self._balances.items():
-            stored = self._stored_balances.get((account, month))
-            if stored is None:
+        for key, before in self._moved.items():
+            balance, (account, month) = self._balances[key], key
+            if before is None:
                 inserted.append({"account": account, "month": month, **balance._asdict()})
-            elif stored != balance:
+            elif before != balance:
                 updated.append({"of": account, "at": month, **balance._asdict()})
         if inserted:
             connection.execute(tables.balances.insert(), inserted)
         if updated:
             connection.execute(_MOVE, updated)
+        for row in touched:
+            if row.state == "open":
+                self._known.open[row.id] = row
+            else:
+                self._known.open.pop(row.id, None)
 
 
 def balances_of(connection: sa.Connection, accounts: set[str]) -> dict[tuple[str, str], Balance]:

@@ -14,6 +14,18 @@ from bessemer.ledger.rate_card import RateCard
 
 def adopt(db: Database, principal: Principal, card: RateCard) -> str:
     """Put a card in force, for reservations from now on. Gives its digest."""
+    with db.write() as connection:
+        _put_in_force(connection, principal, card)
+    return card.digest
+
+
+def adopt_first(connection: sa.Connection, principal: Principal) -> None:
+    """Put `FREE` in force where no card ever was."""
+    if connection.execute(sa.select(tables.rate_cards.c.id).limit(1)).first() is None:
+        _put_in_force(connection, principal, FREE)
+
+
+def _put_in_force(connection: sa.Connection, principal: Principal, card: RateCard) -> None:
     row = {
         "id": new_id("card"),
         "org_id": principal.org_id,
@@ -23,9 +35,20 @@ def adopt(db: Database, principal: Principal, card: RateCard) -> str:
         "digest": card.digest,
         "text": card.canonical,
     }
-    with db.write() as connection:
-        connection.execute(tables.rate_cards.insert().values(row))
-    return card.digest
+    connection.execute(tables.rate_cards.insert().values(row))
+
+
+FREE = RateCard.parse(
+    """
+    currency = "usd"
+    [[rates]]
+    model = "*"
+    prompt = 0
+    completion = 0
+    device_hour = 0
+    """
+)
+"""In force until somebody sets prices: everything is counted and nothing costs anything."""
 
 
 class Cards:

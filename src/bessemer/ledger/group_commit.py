@@ -2,14 +2,17 @@
 
 A single thread takes all entries that have queued up, hands them to `work` as one list, and
 answers each when `work` has returned, that is, when the transaction is on disk. While one list is
-being written the next one gathers, so a lone writer waits for nothing and two hundred share. There
-is no timer and nothing to tune.
+being written the next one gathers, so a lone writer waits for nothing and two hundred share.
+
+An entry that nobody waits for may wait: it is written with the next one that somebody waits for,
+which costs that one little, or after `LINGER_S`.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
@@ -17,12 +20,20 @@ from typing import Generic, NamedTuple, TypeVar
 E = TypeVar("E")
 R = TypeVar("R")
 
+LINGER_S = 0.02
 MOST_AT_ONCE = 500  # bounds how long the first of a list waits for the last
 
 
 class _Waiting(NamedTuple, Generic[E, R]):
     entry: E
     answer: Future[R]
+    may_wait: bool
+
+
+class _Hurry:
+    """Nothing to write, but not to be waited with."""
+
+    may_wait = False
 
 
 class GroupCommit(Generic[E, R]):
@@ -40,13 +51,13 @@ class GroupCommit(Generic[E, R]):
     ) -> None:
         self._work = work
         self._at_once = at_once
-        self._queue: queue.SimpleQueue[_Waiting[E, R] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting[E, R] | _Hurry | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
-    def submit(self, entry: E) -> Future[R]:
+    def submit(self, entry: E, may_wait: bool = False) -> Future[R]:
         """Queue an entry, in the order of the calls. It cannot be canceled: whoever stops waiting
         for it queues an entry that undoes it.
         """
@@ -55,8 +66,12 @@ class GroupCommit(Generic[E, R]):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the ledger is closed")
-            self._queue.put(_Waiting(entry, answer))
+            self._queue.put(_Waiting(entry, answer, may_wait))
         return answer
+
+    def hurry(self) -> None:
+        """What was submitted may wait no more."""
+        self._queue.put(_Hurry())
 
     def close(self) -> None:
         """Write what is queued, then stop. Closing twice is closing once."""
@@ -69,27 +84,34 @@ class GroupCommit(Generic[E, R]):
     def _run(self) -> None:
         open_ = True
         while open_:
-            waiting = []
-            item = self._queue.get()
+            waiting, item = [], self._queue.get()
+            until_s = time.monotonic() + LINGER_S
+            urgent = False
             while item is not None:
-                waiting.append(item)
-                if len(waiting) == self._at_once or self._queue.empty():
+                if isinstance(item, _Waiting):
+                    waiting.append(item)
+                urgent = urgent or not item.may_wait
+                if len(waiting) == self._at_once:
                     break
-                item = self._queue.get()
+                try:
+                    left_s = 0.0 if urgent else max(0.0, until_s - time.monotonic())
+                    item = self._queue.get(left_s > 0, left_s)
+                except queue.Empty:
+                    break
             open_ = item is not None
             if waiting:
                 self._write(waiting)
 
     def _write(self, waiting: Sequence[_Waiting[E, R]]) -> None:
         try:
-            outcomes = self._work([entry for entry, _ in waiting])
+            outcomes = self._work([item.entry for item in waiting])
             assert len(outcomes) == len(waiting), (len(outcomes), len(waiting))
         except Exception as fault:
-            for _, answer in waiting:
-                answer.set_exception(fault)
+            for item in waiting:
+                item.answer.set_exception(fault)
             return
-        for (_, answer), outcome in zip(waiting, outcomes, strict=True):
+        for item, outcome in zip(waiting, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                answer.set_exception(outcome)
+                item.answer.set_exception(outcome)
             else:
-                answer.set_result(outcome)
+                item.answer.set_result(outcome)

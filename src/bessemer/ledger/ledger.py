@@ -56,6 +56,7 @@ class Ledger:
         self._db = db
         self._clock_ms = clock_ms
         self._cards = Cards()
+        self._connection, self._known = db.writer(), book.Known()
         self._writer: GroupCommit[Entry, Any] = GroupCommit(self._post, at_once)
 
     def reserve(
@@ -71,7 +72,7 @@ class Ledger:
         """
         return self._submit(Reserve(principal, request_id, model, kind, most))
 
-    def settle(self, request_id: str, used: Counts) -> Future[Charge]:
+    def settle(self, request_id: str, used: Counts, may_wait: bool = False) -> Future[Charge]:
         """Write the usage row and close the reservation, in one transaction, once.
 
         Priced by the card of the reservation. Settling again with the same counts gives the same
@@ -82,20 +83,27 @@ class Ledger:
             Conflict: it was settled with other counts, or released.
             NotFound: it was never reserved.
         """
-        return self._submit(Settle(request_id, used))
+        return self._submit(Settle(request_id, used), may_wait)
 
-    def release(self, request_id: str, actor: str, reason: str) -> Future[Reservation]:
+    def release(
+        self, request_id: str, actor: str, reason: str, may_wait: bool = False
+    ) -> Future[Reservation]:
         """Close the reservation without a charge. Releasing again changes nothing.
 
         The future raises:
             Conflict: it was settled.
             NotFound: it was never reserved.
         """
-        return self._submit(Release(request_id, actor, reason))
+        return self._submit(Release(request_id, actor, reason), may_wait)
+
+    def hurry(self) -> None:
+        """Write at once what may wait."""
+        self._writer.hurry()
 
     def close(self) -> None:
         """Write what is queued and stop."""
         self._writer.close()
+        self._connection.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -103,14 +111,21 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, entry: Entry) -> Future[Any]:
+    def _submit(self, entry: Entry, may_wait: bool = False) -> Future[Any]:
         entry.check()
-        return self._writer.submit(entry)
+        return self._writer.submit(entry, may_wait)
 
     def _post(self, entries: Sequence[Entry]) -> list[Outcome | Exception]:
-        with self._db.write() as connection:
-            # Read under the lock, so that times do not run against the order of the entries.
-            return book.post(connection, entries, self._cards, self._clock_ms())
+        try:
+            with self._connection.write() as connection:
+                if self._connection.others_wrote:
+                    self._known = book.Known()
+                # The time is read under the lock, so that it does not run against the order.
+                at_ms = self._clock_ms()
+                return book.post(connection, entries, self._cards, at_ms, self._known)
+        except BaseException:
+            self._known = book.Known()
+            raise
 
 
 def unsettled(db: Database, before_ms: int | None = None) -> list[Reservation]:

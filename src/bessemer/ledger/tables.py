@@ -71,3 +71,14 @@ rate_cards = owned(
     Column("text", Text, nullable=False),
     Index(None, "digest"),
 )
+
+# Requests and tokens a minute that a `project:<id>` or a `key:<id>` may have, of a model or (`*`)
+# of all. The newest row of an account and model counts; one without a number lifts the limit.
+rate_limits = owned(
+    "rate_limits",
+    Column("account", String(80), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Index(None, "account", "model"),
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
@@ -19,16 +19,18 @@ from bessemer.ledger import tables
 from bessemer.ledger.counts import Counts
 
 Width = Literal["minute", "hour", "day"]
-Dimension = Literal["project", "key", "model", "kind"]
+Dimension = Literal["project", "user", "key", "model", "kind", "batch"]
 
 WIDTH_MS: dict[Width, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MOST_BUCKETS = 1500  # a day of minutes, two months of hours, four years of days
 
-_COLUMNS: dict[Dimension, sa.Column[object]] = {
+_COLUMNS: dict[Dimension, sa.ColumnElement[Any]] = {
     "project": tables.usage.c.project_id,
+    "user": tables.usage.c.owner_id,
     "key": tables.usage.c.key_id,
     "model": tables.usage.c.model,
     "kind": tables.usage.c.kind,
+    "batch": sa.case((tables.usage.c.kind == "batch", "true"), else_="false"),
 }
 
 

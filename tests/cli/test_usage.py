@@ -1,0 +1,73 @@
+"""`bessemer usage`, `prices` and `budget` from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bessemer.app.platform import Platform
+from bessemer.ledger.counts import Counts
+from bessemer.ledger.ledger import Ledger
+from tests.cli.calling import say
+
+CARD = """
+currency = "usd"
+[[rates]]
+model = "*"
+prompt = 1_000_000
+completion = 2_000_000
+"""
+
+
+def reserve(name: str, settle: bool) -> None:
+    with Platform.open() as platform, Ledger(platform.db) as ledger:
+        who = platform.local_principal()
+        ledger.reserve(who, name, "tiny", "chat", Counts(10, 0, 5)).result()
+        if settle:
+            ledger.settle(name, Counts(8, 2, 1)).result()
+
+
+def test_prices_are_zero_until_they_are_set(tmp_path: Path) -> None:
+    assert "*      0" in say("prices", "show").out
+    file = tmp_path / "prices.toml"
+    file.write_text(CARD)
+    assert "is in force: 1 rates in usd" in say("prices", "set", str(file)).out
+    assert say("prices", "show", "--json").json["rates"][0]["completion"] == 2_000_000
+    file.write_text(CARD.replace("1_000_000", "0.5"))
+    said = say("prices", "set", str(file))
+    assert said.status == 1 and "write $0.15 as 150_000" in said.err
+
+
+def test_what_was_used_is_listed_by_day_model_and_key(tmp_path: Path) -> None:
+    assert say("usage").out == "nothing was used in 30 days\n"
+    reserve("free", settle=True)
+    file = tmp_path / "prices.toml"
+    file.write_text(CARD)
+    say("prices", "set", str(file))
+    reserve("paid", settle=True)
+    (row,) = say("usage", "--json").json
+    assert row["model"] == "tiny" and row["requests"] == 2 and row["prompt"] == 16
+    assert row["cost_micro"] == 8 + 2 + 2
+    assert "0.000012" in say("usage", "--by", "kind").out
+
+
+def test_what_a_crash_left_is_settled_or_released_by_hand() -> None:
+    for name in ("r1", "r2"):
+        reserve(name, settle=False)
+    assert [row["id"] for row in say("usage", "unsettled", "--json").json] == ["r1", "r2"]
+    assert say("usage", "settle", "r1", "--prompt", "3").out == "r1 is settled: 0.00\n"
+    assert say("usage", "release", "r2", "--reason", "it was lost").status == 0
+    assert say("usage", "unsettled").out == "nothing is unsettled\n"
+    assert "there is no open request 'r2'" in say("usage", "release", "r2", "--reason", "x").err
+
+
+def test_budgets_are_set_shown_and_lifted() -> None:
+    assert "no budgets" in say("budget", "show").out
+    assert say("budget", "set", "12.50").status == 0
+    assert say("budget", "set", "100", "--for", "org", "--per", "total").status == 0
+    org, project = say("budget", "show", "--json").json
+    assert (org["scope"], org["limit_micro"]) == ("org", 100_000_000)
+    assert (project["period"], project["limit_micro"]) == ("month", 12_500_000)
+    assert say("budget", "lift").status == 0
+    assert "project" not in say("budget", "show").out
+    for wrong in ("12.3456789", "much", "nan"):
+        assert "is not an amount" in say("budget", "set", wrong).err
