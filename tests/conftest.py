@@ -7,6 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from bessemer.access.keys import on_secret
+from tests.leaks import LEAKS
+
+on_secret.append(LEAKS.told)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What a test logged, and what it and its processes wrote to standard error."""
+    LEAKS.look(f"the log of {report.nodeid}", report.caplog)
+    LEAKS.look(f"the standard error of {report.nodeid}", report.capstderr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The run fails when one of its secrets is in a log, an error, an event or a database."""
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    LEAKS.look_through(factory.getbasetemp())
+    if LEAKS.found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LEAKS.found:
+        terminalreporter.section("secrets were found where none may be", red=True)
+        for place in LEAKS.found:
+            terminalreporter.line(place)
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bessemer.cli.main import main
+from tests.leaks import LEAKS
 
 PROGRAM = (sys.executable, "-m", "bessemer")
 REPOSITORY = Path(__file__).parents[2]
@@ -42,7 +43,9 @@ def say(*words: str) -> Said:
         except SystemExit as end:
             status = end.code
     assert isinstance(status, int)
-    return Said(status, *(_text(stream) for stream in (out, err)))
+    said = Said(status, *(_text(stream) for stream in (out, err)))
+    LEAKS.look(f"the standard error of bessemer {' '.join(words)}", said.err)
+    return said
 
 
 def program(*words: str, home: Path, wait_s: float = 120.0) -> Said:

@@ -18,6 +18,10 @@ NOT_READING = {
     ("demo",),
     ("login",),
     ("key", "revoke"),
+    ("project", "rename"),
+    ("project", "archive"),
+    ("people", "role"),
+    ("people", "remove"),
     ("targets", "add"),
     ("targets", "remove"),
 }

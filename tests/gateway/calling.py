@@ -18,6 +18,7 @@ from bessemer.gateway.asgi import build
 from bessemer.gateway.exchange import ASGIApp, ASGIMessage
 from bessemer.gateway.server import Server, bind, url_of
 from tests.fakes import FakeResponder, FakeServing
+from tests.leaks import LEAKS
 
 KEY = "sk-bsm-test-everything"
 CHAT_KEY = "sk-bsm-test-only-chat"
@@ -88,7 +89,9 @@ def call(
     key: str | None = KEY,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """One request. `body` is JSON, or bytes as they are, or a list of bytes sent in chunks."""
+    """One request. `path` may have a query; `body` is JSON, or bytes as they are, or a list of
+    bytes sent in chunks.
+    """
     return asyncio.run(acall(app, path, body, method=method, key=key, headers=headers))
 
 
@@ -119,7 +122,8 @@ async def acall(
     scope = {
         "type": "http",
         "method": method,
-        "path": path,
+        "path": path.partition("?")[0],
+        "query_string": path.partition("?")[2].encode(),
         "headers": [(k.encode(), v.encode("latin-1")) for k, v in named.items()],
     }
     await app(scope, receive, send)
@@ -128,7 +132,10 @@ async def acall(
     )
     assert [m.get("more_body", False) for m in sent[1:]] == [True] * (len(sent) - 2) + [False]
     answered = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
-    return Answer(sent[0]["status"], answered, b"".join(m.get("body", b"") for m in sent[1:]))
+    answer = Answer(sent[0]["status"], answered, b"".join(m.get("body", b"") for m in sent[1:]))
+    if answer.status >= 400:
+        LEAKS.look(f"the error of {method} {path}", answer.body)
+    return answer
 
 
 def chat(app: ASGIApp, **fields: object) -> Answer:

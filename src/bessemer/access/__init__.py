@@ -1,7 +1,7 @@
-"""Who may do what: organizations, projects, people and the keys they call with.
+"""Who may do what: organizations, projects, people, roles, the keys they call with, the trail.
 
-Thin for now: one organization, one project, one owner, and keys. Every row of the house carries
-their ids from the start, so that there can be more of each.
+Values and rows only. What is done with them, and that each change leaves a line in the trail, is
+in `app`.
 """
 
-__all__ = ["keys", "tables"]
+__all__ = ["keys", "roles", "tables"]

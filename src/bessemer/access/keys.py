@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bessemer.core.errors import InvalidInput
 
@@ -31,15 +31,25 @@ SCOPES: dict[str, str] = {
     "files:read": "list and read files",
     "files:write": "upload and delete files",
     "usage:read": "read usage and costs of the organization",
-    "org:write": "set prices, budgets, limits and alerts",
     "keys:read": "list keys",
     "keys:write": "create and revoke keys",
+    "project:read": "a project's people, service accounts and permissions",
+    "project:write": "change them",
+    "org:read": "projects, people, roles and the audit trail of the organization",
+    "org:write": "change them; whoever holds it can give every right",
 }
+
+# Told of every secret that is made. The tests listen here, and look for each of them in every log,
+# event and database of their run.
+on_secret: list[Callable[[str], None]] = []
 
 
 def make_secret() -> str:
     """A new secret: `sk-bsm-` and 43 URL-safe characters. Show it once, store its hash."""
-    return SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    for told in on_secret:
+        told(secret)
+    return secret
 
 
 def hash_secret(secret: str) -> str:

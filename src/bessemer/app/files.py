@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
+from bessemer.app import audit
 from bessemer.app.paging import PageRequest, read_page
 from bessemer.app.platform import Platform
 from bessemer.app.tables import files
@@ -150,6 +151,8 @@ def add(
     _sync_folder(path.parent)
     with platform.db.write() as connection:
         connection.execute(files.insert().values(row))
+        facts = {"filename": filename, "purpose": purpose, "sha256": written.sha256}
+        audit.record(connection, principal, "file.created", file_id, after=facts)
         kept = connection.execute(sa.select(files).where(files.c.id == file_id)).one()
     return _file(platform, kept)
 
@@ -198,6 +201,8 @@ def delete(platform: Platform, principal: Principal, file_id: str) -> None:
     file = get(platform, principal, file_id, scope=WRITE_SCOPE)
     with platform.db.write() as connection:
         connection.execute(files.delete().where(files.c.id == file.id))
+        facts = {"filename": file.filename, "purpose": file.purpose, "sha256": file.sha256}
+        audit.record(connection, principal, "file.deleted", file.id, before=facts)
     file.path.unlink(missing_ok=True)
 
 

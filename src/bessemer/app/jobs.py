@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bessemer.app import audit
 from bessemer.app.harvest import Harvested, current_state, harvest, is_whole
 from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
@@ -94,6 +95,8 @@ def submit(
     }
     with platform.db.write() as connection:
         connection.execute(runs.insert().values(row))
+        facts = {"kind": kind, "name": name}
+        audit.record(connection, principal, "run.submitted", run_id, after=facts)
     # The row comes first: a folder always has an owner. A row without a plan is never started.
     plan = {**plan, "kind": kind, "name": name}
     return RunFolder.create(platform.home.runs / run_id, recipe_toml, plan)
@@ -168,7 +171,7 @@ def cancel(platform: Platform, principal: Principal, run_id: str, *, wait_s: flo
     """
     principal.require("runs:write")
     run = get_run(platform, principal, run_id)
-    if _change_state(platform, run_id, "queued", "cancelled", harvested=1):
+    if _cancel_queued(platform, principal, run):
         _write_state(run.folder, "cancelled")
         return get_run(platform, principal, run_id)
     deadline = time.monotonic() + wait_s
@@ -178,6 +181,8 @@ def cancel(platform: Platform, principal: Principal, run_id: str, *, wait_s: flo
             raise Conflict(f"{run_id} is {run.state} already")
         process = run.folder.process()
         if run.state == "running" and process is not None and process.send(signal.SIGTERM):
+            with platform.db.write() as connection:
+                _record(connection, principal, "run.cancelled", run)
             return run
         time.sleep(0.05)
     raise Conflict(f"{run_id} is still starting", next_step="try again in a moment")
@@ -206,6 +211,7 @@ def resume(platform: Platform, principal: Principal, run_id: str) -> Run:
         if taken:
             # Within the transaction, so that whoever may start it finds this word written.
             _write_state(run.folder, "queued")
+            _record(connection, principal, "run.resumed", run)
     if not taken:
         raise Conflict(f"{run_id} was resumed by someone else just now")
     return get_run(platform, principal, run_id)
@@ -243,10 +249,17 @@ def _take(platform: Platform, run_id: str, launcher: str) -> bool:
         return connection.execute(taken).rowcount == 1
 
 
-def _change_state(platform: Platform, run_id: str, old: str, new: str, **values: Any) -> bool:
-    change = runs.update().where(runs.c.id == run_id, runs.c.state == old)
+def _cancel_queued(platform: Platform, principal: Principal, run: Run) -> bool:
+    change = runs.update().where(runs.c.id == run.id, runs.c.state == "queued")
     with platform.db.write() as connection:
-        return connection.execute(change.values(state=new, **values)).rowcount == 1
+        taken = connection.execute(change.values(state="cancelled", harvested=1)).rowcount == 1
+        if taken:
+            _record(connection, principal, "run.cancelled", run)
+    return taken
+
+
+def _record(connection: sa.Connection, principal: Principal, action: str, run: Run) -> None:
+    audit.record(connection, principal, action, run.id, before={"state": run.state})
 
 
 def _write_state(run: RunFolder, state: State) -> None:

@@ -6,23 +6,37 @@ that a request never waits for the database.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from bessemer.access import keys as secrets
-from bessemer.access.tables import api_keys
+from bessemer.access.roles import effective
+from bessemer.access.tables import api_keys, organizations
+from bessemer.app import audit
 from bessemer.app.platform import Platform
+from bessemer.app.rights import Rights
 from bessemer.core.database import now_ms
 from bessemer.core.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 
 DEFAULT_SCOPES = ("chat", "models:read")
+MAX_NAME = 200
+
+# What an invite's token may do, and nothing else can: be accepted.
+INVITE_SCOPE = "invite:accept"
+
+Kind = Literal["project", "admin", "invite"]
 
 # How much of a hash finds its entry in the ring; all of it is then compared in constant time.
 _INDEX_HEX = 16
+# When a key was last used is written down this often.
+_NOTE_USE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,10 @@ class KeyInfo:
     scopes: tuple[str, ...]
     created_ms: int
     revoked_ms: int | None = None
+    expires_ms: int | None = None
+    used_ms: int | None = None
+    owner_id: str = ""
+    project_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,9 @@ class NewKey:
     hint: str
     scopes: tuple[str, ...]
     created_ms: int
+    expires_ms: int | None = None
+    owner_id: str = ""
+    project_id: str = ""
 
     def __repr__(self) -> str:
         return f"NewKey(id={self.id!r}, name={self.name!r}, hint={self.hint!r})"
@@ -57,32 +78,84 @@ def create_key(
     principal: Principal,
     name: str,
     scopes: Iterable[str] = DEFAULT_SCOPES,
+    *,
+    expires_in_s: float | None = None,
 ) -> NewKey:
-    """Make a key that acts for `principal`'s project.
+    """Make a key that acts for `principal` in the principal's project.
 
     Raises:
-        PermissionDenied: a key cannot give away more than its maker holds.
+        PermissionDenied: a key cannot give away more than its maker holds, now or by their roles.
+        Conflict: the project is archived.
     """
     principal.require("keys:write")
     chosen = secrets.check_scopes(scopes)
     _refuse_escalation(principal, chosen)
-    if not name.strip() or len(name) > 200:
-        raise InvalidInput(f"a key's name has 1 to 200 characters, not {len(name)}", param="name")
-    secret = secrets.make_secret()
-    key = NewKey(new_id("key"), name, secret, secrets.hint(secret), tuple(sorted(chosen)), now_ms())
+    with platform.db.write() as connection:
+        Rights(connection).require(principal.owner_id, principal.project_id, chosen)
+        return insert_key(
+            connection,
+            principal,
+            name,
+            chosen,
+            owner_id=principal.owner_id,
+            project_id=principal.project_id,
+            expires_in_s=expires_in_s,
+        )
+
+
+def insert_key(
+    connection: sa.Connection,
+    maker: Principal,
+    name: str,
+    scopes: frozenset[str],
+    *,
+    owner_id: str,
+    project_id: str,
+    kind: Kind = "project",
+    expires_in_s: float | None = None,
+) -> NewKey:
+    """A key of `owner_id`'s, within a transaction of a caller who has checked who may have it."""
+    if not name.strip() or len(name) > MAX_NAME:
+        raise InvalidInput(
+            f"a key's name has 1 to {MAX_NAME} characters, not {len(name)}", param="name"
+        )
+    secret, made_ms = secrets.make_secret(), now_ms()
+    key = NewKey(
+        new_id("key"),
+        name,
+        secret,
+        secrets.hint(secret),
+        tuple(sorted(scopes)),
+        made_ms,
+        None if expires_in_s is None else made_ms + round(expires_in_s * 1000),
+        owner_id,
+        project_id,
+    )
     row = {
         "id": key.id,
-        "org_id": principal.org_id,
-        "project_id": principal.project_id,
-        "owner_id": principal.owner_id,
-        "created_ms": key.created_ms,
-        "name": key.name,
+        "org_id": maker.org_id,
+        "project_id": project_id,
+        "owner_id": owner_id,
+        "created_ms": made_ms,
+        "name": name,
         "secret_hash": secrets.hash_secret(secret),
         "hint": key.hint,
         "scopes": " ".join(key.scopes),
+        "kind": kind,
+        "expires_ms": key.expires_ms,
     }
-    with platform.db.write() as connection:
-        connection.execute(api_keys.insert().values(row))
+    connection.execute(api_keys.insert().values(row))
+    if kind != "invite":
+        facts = {
+            "name": name,
+            "scopes": list(key.scopes),
+            "owner_id": owner_id,
+            "kind": kind,
+            "expires_ms": key.expires_ms,
+        }
+        audit.record(
+            connection, maker, "api_key.created", key.id, after=facts, project_id=project_id
+        )
     return key
 
 
@@ -91,11 +164,11 @@ def list_keys(platform: Platform, principal: Principal) -> list[KeyInfo]:
     principal.require("keys:read")
     query = (
         sa.select(api_keys)
-        .where(api_keys.c.project_id == principal.project_id)
+        .where(api_keys.c.project_id == principal.project_id, api_keys.c.kind == "project")
         .order_by(api_keys.c.id.desc())
     )
     with platform.db.read() as connection:
-        return [_info(row) for row in connection.execute(query)]
+        return [info(row) for row in connection.execute(query)]
 
 
 def revoke_key(platform: Platform, principal: Principal, key_id: str) -> KeyInfo:
@@ -105,36 +178,67 @@ def revoke_key(platform: Platform, principal: Principal, key_id: str) -> KeyInfo
         NotFound: the project has no such key.
     """
     principal.require("keys:write")
-    mine = (api_keys.c.id == key_id) & (api_keys.c.project_id == principal.project_id)
+    mine = (api_keys.c.project_id == principal.project_id) & (api_keys.c.kind == "project")
     with platform.db.write() as connection:
-        connection.execute(
-            api_keys.update()
-            .where(mine, api_keys.c.revoked_ms.is_(None))
-            .values(revoked_ms=now_ms())
-        )
-        row = connection.execute(sa.select(api_keys).where(mine)).first()
+        end_keys(connection, principal, mine & (api_keys.c.id == key_id))
+        row = connection.execute(sa.select(api_keys).where(mine, api_keys.c.id == key_id)).first()
     if row is None:
         raise NotFound(f"there is no key {key_id!r}", next_step="bessemer key list")
-    return _info(row)
+    return info(row)
 
 
-@dataclass(frozen=True)
+def end_keys(connection: sa.Connection, by: Principal, where: sa.ColumnElement[bool]) -> int:
+    """Revoke all that are `where`, within the caller's transaction; how many those were."""
+    living = where & api_keys.c.revoked_ms.is_(None)
+    rows = connection.execute(sa.select(api_keys).where(living)).all()
+    connection.execute(api_keys.update().where(living).values(revoked_ms=now_ms()))
+    for row in rows:
+        if row.kind != "invite":
+            before = {"name": row.name, "scopes": row.scopes.split(), "owner_id": row.owner_id}
+            audit.record(
+                connection, by, "api_key.deleted", row.id, before=before, project_id=row.project_id
+            )
+    return len(rows)
+
+
+def info(row: sa.Row[Any]) -> KeyInfo:
+    return KeyInfo(
+        row.id,
+        row.name,
+        row.hint,
+        tuple(row.scopes.split()),
+        row.created_ms,
+        row.revoked_ms,
+        row.expires_ms,
+        row.used_ms,
+        row.owner_id,
+        row.project_id,
+    )
+
+
+@dataclass(slots=True)
 class _Entry:
+    """`ends_s` is Unix seconds; a key that has ended says `why`."""
+
     secret_hash: str
     principal: Principal
+    ends_s: float
+    why: str
+    used_s: float = 0.0
 
 
 class KeyRing:
-    """The valid keys in memory: hash -> principal.
+    """The valid keys in memory: hash -> principal, bound by the roles of the key's owner.
 
     `authenticate` never touches the database. Call `refresh` about once a second, off the event
-    loop; it reads one row, and all keys only when one was made or revoked.
+    loop; it reads one number, and everything only when keys, people, roles or projects changed.
     """
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._version: tuple[int, int] | None = None
+        self._version: int | None = None
         self._entries: dict[str, _Entry] = {}
+        self._noted_s = time.time()
         self.refresh()
 
     def authenticate(self, secret: str) -> Principal:
@@ -145,43 +249,73 @@ class KeyRing:
             raise Unauthenticated(
                 "this API key is not valid here, or was revoked", next_step="bessemer key create"
             )
+        now_s = time.time()
+        if entry.ends_s <= now_s:
+            raise Unauthenticated(f"this API key {entry.why}", next_step="bessemer key create")
+        entry.used_s = now_s
         return entry.principal
 
     def refresh(self) -> bool:
-        """Look whether keys changed since the last time, and if so read them. True if so."""
+        """Look whether anything changed since the last time, and if so read it. True if so."""
+        changed = self._learn()
+        self._note_use()
+        return changed
+
+    def _learn(self) -> bool:
         with self._platform.db.read() as connection:
             version = _version(connection)
             if version == self._version:
                 return False
             rows = connection.execute(sa.select(api_keys).where(api_keys.c.revoked_ms.is_(None)))
-            entries = [_Entry(row.secret_hash, _principal(row)) for row in rows]
-        self._entries = {entry.secret_hash[:_INDEX_HEX]: entry for entry in entries}
+            rights = Rights(connection)
+            entries = [_entry(row, rights) for row in rows]
+        before, self._entries = self._entries, {
+            entry.secret_hash[:_INDEX_HEX]: entry for entry in entries if entry is not None
+        }  # fmt: skip
+        for index, entry in self._entries.items():
+            if index in before:
+                entry.used_s = before[index].used_s
         self._version = version
         return True
 
+    def _note_use(self) -> None:
+        """Once a minute, write down which keys were used since the last time."""
+        since_s, now_s = self._noted_s, time.time()
+        if now_s - since_s < _NOTE_USE_S:
+            return
+        self._noted_s = now_s
+        used = {e.principal.key_id: e.used_s for e in self._entries.values() if e.used_s >= since_s}
+        if not used:
+            return
+        with self._platform.db.write() as connection:
+            for key_id, used_s in used.items():
+                connection.execute(
+                    api_keys.update()
+                    .where(api_keys.c.id == key_id)
+                    .values(used_ms=round(used_s * 1000))
+                )
 
-def _version(connection: sa.Connection) -> tuple[int, int]:
-    # Keys are only added and revoked, never deleted or changed, so two counts tell all.
-    query = sa.select(sa.func.count(), sa.func.count(api_keys.c.revoked_ms)).select_from(api_keys)
-    made, revoked = connection.execute(query).one()
-    return int(made), int(revoked)
+
+def _version(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.sum(organizations.c.version))).scalar() or 0)
 
 
-def _principal(row: sa.Row[tuple[object, ...]]) -> Principal:
-    return Principal(
-        row.org_id, row.project_id, row.owner_id, frozenset(row.scopes.split()), key_id=row.id
-    )
-
-
-def _info(row: sa.Row[tuple[object, ...]]) -> KeyInfo:
-    return KeyInfo(
-        row.id, row.name, row.hint, tuple(row.scopes.split()), row.created_ms, row.revoked_ms
-    )
+def _entry(row: sa.Row[Any], rights: Rights) -> _Entry | None:
+    """None where the key's owner is no longer here."""
+    scopes = frozenset(row.scopes.split())
+    if row.kind != "invite":
+        if not rights.is_here(row.owner_id):
+            return None
+        scopes = effective(scopes, rights.bound(row.owner_id, row.project_id))
+    models = rights.models(row.project_id)
+    principal = Principal(row.org_id, row.project_id, row.owner_id, scopes, row.id, models)
+    if rights.is_archived(row.project_id):
+        return _Entry(row.secret_hash, principal, 0.0, "is of a project that is archived")
+    ends_s = math.inf if row.expires_ms is None else row.expires_ms / 1000
+    return _Entry(row.secret_hash, principal, ends_s, "has expired")
 
 
 def _refuse_escalation(principal: Principal, scopes: frozenset[str]) -> None:
-    if "*" in principal.scopes:
-        return
-    beyond = sorted(scopes - principal.scopes)
+    beyond = sorted(scope for scope in scopes if not principal.holds(scope))
     if beyond:
         raise PermissionDenied(f"a key cannot give scopes its maker lacks: {', '.join(beyond)}")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from bessemer.app import audit
 from bessemer.app.platform import Platform
 from bessemer.core.artifacts import Artifact, Kind
 from bessemer.core.database import now_ms
@@ -96,11 +97,15 @@ def insert_name(
         .order_by(names.c.id.desc())
         .limit(1)
     )
-    if connection.execute(newest).scalar() == digest:
+    meant = connection.execute(newest).scalar()
+    if meant == digest:
         return
     row = {"kind": kind, "name": name, "digest": digest, "run_id": run_id}
     ids = {"org_id": owner.org_id, "project_id": owner.project_id, "owner_id": owner.owner_id}
     connection.execute(names.insert().values(id=new_id("name"), created_ms=now_ms(), **ids, **row))
+    before = None if meant is None else {"digest": meant}
+    after = {"digest": digest, "run_id": run_id}
+    audit.record(connection, owner, f"{kind}.named", name, before=before, after=after)
 
 
 def check_name(name: str) -> str:

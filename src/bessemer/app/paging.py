@@ -33,26 +33,35 @@ class Page(NamedTuple):
 
 
 def read_page(
-    connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool], asked: PageRequest
+    connection: sa.Connection,
+    table: sa.Table,
+    where: sa.ColumnElement[bool],
+    asked: PageRequest,
+    key: sa.Column[Any] | None = None,
 ) -> Page:
     """The rows of `table` that are `where`, in one page.
+
+    Args:
+        key: what the list is ordered by and a cursor names, where that is another's id; it has to
+            be unique among these rows.
 
     Raises:
         InvalidInput: a cursor names nothing in this list.
     """
+    named = table.c.id if key is None else key
     query = sa.select(table).where(where)
     for name, cursor in (("after", asked.after), ("before", asked.before)):
         if cursor is None:
             continue
-        known = connection.execute(sa.select(table.c.id).where(where, table.c.id == cursor)).first()
+        known = connection.execute(sa.select(named).where(where, named == cursor)).first()
         if known is None:
             raise InvalidInput(f"there is no {cursor[:100]!r} in this list", param=name)
         older = (asked.order == "desc") is (name == "after")
-        query = query.where(table.c.id < cursor if older else table.c.id > cursor)
+        query = query.where(named < cursor if older else named > cursor)
     # A page before a cursor is the one that ends at it, so it is read from there backwards.
     backwards = asked.before is not None and asked.after is None
     descending = (asked.order == "desc") is not backwards
-    key = table.c.id.desc() if descending else table.c.id.asc()
-    rows = connection.execute(query.order_by(key).limit(asked.limit + 1)).all()
+    ordered = named.desc() if descending else named.asc()
+    rows = connection.execute(query.order_by(ordered).limit(asked.limit + 1)).all()
     found = rows[: asked.limit]
     return Page(found[::-1] if backwards else found, len(rows) > asked.limit)

@@ -25,6 +25,16 @@ ORG_ID = "org_default"
 PROJECT_ID = "project_default"
 OWNER_ID = "person_default"
 
+# Nobody said who they are when this home was made; the address is this machine's own.
+_OWNER = {"name": "Owner", "email": "owner@localhost"}
+_OWNERSHIP = {
+    "org_id": ORG_ID,
+    "project_id": access_tables.ORGANIZATION,
+    "owner_id": OWNER_ID,
+    "holder_id": OWNER_ID,
+    "role": "owner",
+}
+
 _MIGRATION_LOCK = 0x6265_7373  # any constant; PostgreSQL's advisory locks are numbers
 
 
@@ -112,15 +122,17 @@ def _migrate(connection: sa.Connection) -> None:
 
 def _seed(connection: sa.Connection) -> None:
     """One organization, one project, one owner, and prices of zero."""
-    rows = (
-        (access_tables.organizations, {"id": ORG_ID, "name": "Default organization"}),
-        (access_tables.projects, {"id": PROJECT_ID, "org_id": ORG_ID, "name": "Default project"}),
-        (access_tables.people, {"id": OWNER_ID, "org_id": ORG_ID, "name": "Owner"}),
-    )
-    for table, row in rows:
-        known = connection.execute(sa.select(table.c.id).where(table.c.id == row["id"])).first()
-        if known is None:
-            connection.execute(table.insert().values(**row, created_ms=now_ms()))
     from bessemer.ledger.cards import adopt_first  # its pydantic costs every verb 0.1 s
 
     adopt_first(connection, Principal(ORG_ID, PROJECT_ID, OWNER_ID, frozenset()))
+    rows = (
+        (access_tables.organizations, {"id": ORG_ID, "name": "Default organization"}),
+        (access_tables.projects, {"id": PROJECT_ID, "org_id": ORG_ID, "name": "Default project"}),
+        (access_tables.people, {"id": OWNER_ID, "org_id": ORG_ID, **_OWNER}),
+        (access_tables.grants, {"id": f"grant_{OWNER_ID}", **_OWNERSHIP}),
+    )
+    # Only into an empty home: who was taken out of one stays out when it is migrated.
+    if connection.execute(sa.select(access_tables.organizations.c.id)).first() is not None:
+        return
+    for table, row in rows:
+        connection.execute(table.insert().values(**row, created_ms=now_ms()))

@@ -5,6 +5,11 @@ from __future__ import annotations
 import click
 
 from bessemer.cli.output import ago, json_option, print_json, print_rows
+from bessemer.cli.quantities import Duration
+
+project_option = click.option(
+    "--project", help="A project's name or id, in place of the default project."
+)
 
 
 @click.group()
@@ -15,35 +20,69 @@ def command() -> None:
 @command.command()
 @click.option("--name", default="cli", show_default=True, help="What it is for.")
 @click.option(
-    "--scope", multiple=True, help="A right; may be repeated. Default: chat, models:read."
+    "--scope",
+    multiple=True,
+    help="A right; may be repeated; * is all. Default: chat, models:read. A wrong one lists them.",
 )
+@click.option(
+    "--expires", type=Duration(), help="How long it is valid: 12h, 30d. Default: for ever."
+)
+@project_option
+@click.option("--admin", is_flag=True, help="For the organization, and for nothing in a project.")
 @json_option
-def create(name: str, scope: tuple[str, ...], as_json: bool) -> None:
-    """Make a key. Its secret is shown once and stored only as a hash."""
-    from bessemer.app import keys
-    from bessemer.app.platform import Platform
+def create(
+    name: str,
+    scope: tuple[str, ...],
+    expires: float | None,
+    project: str | None,
+    admin: bool,
+    as_json: bool,
+) -> None:
+    """Make a key. Its secret is shown once and stored only as a hash.
 
+    \b
+    Examples:
+      bessemer key create --name laptop --scope chat --scope models:read --expires 30d
+      bessemer key create --name nightly --scope "*" --project research
+      bessemer key create --name terraform --admin --expires 365d
+    """
+    from bessemer.app import admin_keys, keys
+    from bessemer.app.platform import Platform
+    from bessemer.app.projects import acting_in
+
+    if admin and (scope or project):
+        raise click.UsageError("--admin has its own scopes and belongs to no project")
     with Platform.open() as platform:
-        scopes = scope or keys.DEFAULT_SCOPES
-        key = keys.create_key(platform, platform.local_principal(), name, scopes)
+        me = platform.local_principal()
+        if admin:
+            key = admin_keys.create(platform, me, name, expires).key
+        else:
+            there = acting_in(platform, me, project)
+            scopes = scope or keys.DEFAULT_SCOPES
+            key = keys.create_key(platform, there, name, scopes, expires_in_s=expires)
     if as_json:
-        print_json({"id": key.id, "name": key.name, "secret": key.secret, "scopes": key.scopes})
+        shown = ("id", "name", "secret", "scopes", "project_id", "expires_ms")
+        print_json({field: getattr(key, field) for field in shown})
         return
     click.echo(key.secret)
-    click.echo(f"{key.id}, for {', '.join(key.scopes)}; it is not shown again", err=True)
+    until = "" if key.expires_ms is None else f", {ends(key.expires_ms)}"
+    click.echo(f"{key.id}, for {', '.join(key.scopes)}{until}; it is not shown again", err=True)
 
 
 @command.command(name="list")
+@project_option
 @json_option
-def list_keys(as_json: bool) -> None:
+def list_keys(project: str | None, as_json: bool) -> None:
     """List keys, newest first; the secrets are not known to anybody but their owners."""
     from dataclasses import asdict
 
     from bessemer.app import keys
     from bessemer.app.platform import Platform
+    from bessemer.app.projects import acting_in
 
     with Platform.open() as platform:
-        found = keys.list_keys(platform, platform.local_principal())
+        there = acting_in(platform, platform.local_principal(), project)
+        found = keys.list_keys(platform, there)
     if as_json:
         print_json([asdict(key) for key in found])
         return
@@ -53,20 +92,37 @@ def list_keys(as_json: bool) -> None:
             key.name,
             key.hint,
             " ".join(key.scopes),
-            "revoked" if key.revoked_ms else ago(key.created_ms),
+            "never" if key.used_ms is None else ago(key.used_ms),
+            "revoked" if key.revoked_ms else ends(key.expires_ms),
+            ago(key.created_ms),
         )
         for key in found
     ]
-    print_rows(("ID", "NAME", "SECRET", "SCOPES", "MADE"), rows, "no keys yet; bessemer key create")
+    header = ("ID", "NAME", "SECRET", "SCOPES", "USED", "ENDS", "MADE")
+    print_rows(header, rows, "no keys yet; bessemer key create")
 
 
 @command.command()
 @click.argument("key_id")
-def revoke(key_id: str) -> None:
+@project_option
+def revoke(key_id: str, project: str | None) -> None:
     """End a key; servers notice within a second."""
     from bessemer.app import keys
     from bessemer.app.platform import Platform
+    from bessemer.app.projects import acting_in
 
     with Platform.open() as platform:
-        key = keys.revoke_key(platform, platform.local_principal(), key_id)
+        there = acting_in(platform, platform.local_principal(), project)
+        key = keys.revoke_key(platform, there, key_id)
     click.echo(f"{key.id} ({key.name}) is revoked")
+
+
+def ends(expires_ms: int | None) -> str:
+    """`never`, `expired`, or the day."""
+    import time
+
+    if expires_ms is None:
+        return "never"
+    if expires_ms <= time.time() * 1000:
+        return "expired"
+    return time.strftime("until %Y-%m-%d", time.gmtime(expires_ms / 1000))

@@ -21,6 +21,7 @@ from bessemer.app.files import sweep
 from bessemer.app.keys import KeyRing
 from bessemer.app.metering import Meter
 from bessemer.app.models import NamedModel
+from bessemer.app.permitted_serving import PermittedServing
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
 from bessemer.app.recording import Recorder, prune
@@ -95,7 +96,7 @@ class Service:
         here = PoolServing(platform, self._pool, self._recorder)
         # What a partner answers cannot be proved here.
         self._partners = None if deterministic else TargetServing(platform, here)
-        serving = self._partners or here
+        serving = PermittedServing(self._partners or here)
         folder = token_folder(platform.home)
         self._meter = Meter.of(platform)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts, meter=self._meter)

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from bessemer.app.platform import Platform
-from bessemer.gateway import files
+from bessemer.gateway import (
+    admin_keys,
+    audit_logs,
+    files,
+    invites,
+    model_permissions,
+    project_keys,
+    projects,
+    service_accounts,
+    users,
+)
 from bessemer.gateway.routes import Route
 
 
 def resource_routes(platform: Platform) -> list[Route]:
     return [
         *files.routes(platform),
+        *projects.routes(platform),
+        *project_keys.routes(platform),
+        *service_accounts.routes(platform),
+        *users.routes(platform),
+        *model_permissions.routes(platform),
+        *admin_keys.routes(platform),
+        *invites.routes(platform),
+        *audit_logs.routes(platform),
     ]

@@ -1,0 +1,76 @@
+"""`bessemer audit`: the trail of changes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from bessemer.cli.output import json_option, print_json, print_rows
+
+
+@click.command()
+@click.option("--action", multiple=True, help="Only this: api_key.created, file.deleted, ...")
+@click.option("--target", multiple=True, help="Only what was done to this id or name.")
+@click.option("--project", multiple=True, help="Only in the project with this id.")
+@click.option("--actor", multiple=True, help="Only by this person's or key's id, or e-mail.")
+@click.option("--limit", default=50, show_default=True, help="At most so many.")
+@json_option
+def command(
+    action: tuple[str, ...],
+    target: tuple[str, ...],
+    project: tuple[str, ...],
+    actor: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Say who changed what, when, and what it was before.
+
+    Newest first. Every change of keys, people, roles, projects, files, names and runs is a row that
+    nobody can change; prompts, answers and secrets are in none.
+
+    \b
+    Example:
+      bessemer audit --action api_key.created --action api_key.deleted --json
+    """
+    from bessemer.app import audit
+    from bessemer.app.paging import PageRequest
+    from bessemer.app.platform import Platform
+
+    wanted = audit.Filter(
+        actions=action,
+        targets=target,
+        project_ids=project,
+        emails=[one for one in actor if "@" in one],
+        actor_ids=[one for one in actor if "@" not in one],
+    )
+    with Platform.open() as platform:
+        me = platform.local_principal()
+        found, has_more = audit.list_events(platform, me, PageRequest(limit), wanted)
+    if as_json:
+        print_json([event._asdict() for event in found])
+        return
+    rows = [
+        (
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.created_ms / 1000)),
+            event.email or event.actor_id,
+            event.action,
+            event.target,
+            f"{_short(event.before)} -> {_short(event.after)}",
+        )
+        for event in found
+    ]
+    print_rows(("WHEN", "WHO", "WHAT", "TO", "BEFORE -> AFTER"), rows, "no changes yet")
+    if has_more:
+        click.echo(f"there are more; bessemer audit --limit {2 * limit}", err=True)
+
+
+def _short(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "-"
+    return ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False)[:60]}" for name, value in facts.items()
+    )

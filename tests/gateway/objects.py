@@ -1,0 +1,86 @@
+"""What the walk over all routes (`test_isolation`) needs to know of the ones it meets.
+
+A new route with an id in its path needs a line in `MAKERS`: how the first project comes by such an
+object. One that reads its body before it looks at rights or ids needs a body in `BODIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bessemer.app import (
+    admin_keys,
+    files,
+    invites,
+    members,
+    model_permissions,
+    people,
+    service_accounts,
+)
+from bessemer.app.keys import create_key
+from bessemer.core.ids import new_id
+from bessemer.core.principal import Principal
+from tests.gateway.organization import World
+
+# Given by the path's name for it; each call makes a new object of the first project's, or of the
+# organization's, and returns its id.
+Maker = Callable[[World, Principal], str]
+
+
+def _user(world: World, me: Principal) -> str:
+    made = people.add(world.platform, world.owner, f"{new_id('a')}@example.org", "reader")
+    members.add(world.platform, world.owner, me.project_id, made.id, "member")
+    return made.id
+
+
+def _project(world: World, me: Principal) -> str:
+    """The first one itself, with a list of models, so that there is one to read."""
+    if world.ring.authenticate(world.mine).models is None:
+        model_permissions.set_to(world.platform, world.owner, me.project_id, "deny_list", [])
+    return me.project_id
+
+
+def _invite(world: World, _me: Principal) -> str:
+    email = f"{new_id('a')}@example.org"
+    return invites.create(world.platform, world.owner, email, "reader", []).invite.id
+
+
+MAKERS: Mapping[str, Maker] = {
+    "file_id": lambda world, me: files.add_bytes(world.platform, me, "a", "batch", b"x").id,
+    "project_id": _project,
+    "api_key_id": lambda world, me: create_key(world.platform, me, "k", ["chat"]).id,
+    "service_account_id": lambda world, me: (
+        service_accounts.create(world.platform, world.owner, me.project_id, "robot").account.id
+    ),
+    "user_id": _user,
+    "key_id": lambda world, _me: admin_keys.create(world.platform, world.owner, "k").key.id,
+    "invite_id": _invite,
+}
+
+# Bodies that are right, for the check that the owner of the object is let through.
+BODIES: Mapping[tuple[str, str], Any] = {
+    ("POST", "/v1/organization/projects"): {"name": "another"},
+    ("POST", "/v1/organization/projects/{project_id}"): {"name": "first"},
+    ("POST", "/v1/organization/projects/{project_id}/api_keys"): {"name": "k"},
+    ("POST", "/v1/organization/projects/{project_id}/service_accounts"): {"name": "robot"},
+    ("POST", "/v1/organization/projects/{project_id}/users/{user_id}"): {"role": "owner"},
+    ("POST", "/v1/organization/projects/{project_id}/model_permissions"): {
+        "mode": "allow_list",
+        "model_ids": ["tiny"],
+    },
+    ("POST", "/v1/organization/users/{user_id}"): {"role": "member"},
+    ("POST", "/v1/organization/admin_api_keys"): {"name": "k"},
+    ("POST", "/v1/organization/invites"): {"email": "new@example.org", "role": "reader"},
+}
+
+# POSTs that change nothing, so that a reader may do them.
+READING_POSTS: frozenset[tuple[str, str]] = frozenset()
+
+# Answered for the holder of a one-time token alone: every key is refused.
+TOKENS_ONLY = frozenset({("POST", "/v1/organization/invites/accept")})
+
+
+def owner_of_first(world: World) -> Principal:
+    return replace(world.owner, project_id=world.first.id)
