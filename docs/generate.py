@@ -132,7 +132,7 @@ DIFFERENCES = """\
 - When the client goes away, its request ends in the engine.
 - Schemas are always held to, `strict` or not; a keyword that cannot be is refused by name. An
   answer with calls has `finish_reason` `tool_calls`, also where a function was chosen by name.
-- Not there: files, fine-tuning, evals, responses, batches, images, audio, custom tools."""
+- Not there: fine-tuning, responses, batches, images, audio, custom tools."""
 
 
 def pages() -> dict[str, str]:

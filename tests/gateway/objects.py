@@ -6,12 +6,17 @@ object. One that reads its body before it looks at rights or ids needs a body in
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from bessemer.app import (
     admin_keys,
+    eval_definitions,
+    eval_runs,
+    eval_sources,
+    eval_submission,
     files,
     invites,
     members,
@@ -19,9 +24,16 @@ from bessemer.app import (
     people,
     service_accounts,
 )
+from bessemer.app.eval_definitions import CustomData
+from bessemer.app.eval_grading import Judge
+from bessemer.app.eval_plans import Plan
+from bessemer.app.eval_sources import FileContent, Row
 from bessemer.app.keys import create_key
+from bessemer.app.paging import PageRequest
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
+from bessemer.text.criteria import StringCheck
+from tests.fakes import FakeServing
 from tests.gateway.organization import World
 
 # Given by the path's name for it; each call makes a new object of the first project's, or of the
@@ -47,7 +59,43 @@ def _invite(world: World, _me: Principal) -> str:
     return invites.create(world.platform, world.owner, email, "reader", []).invite.id
 
 
+# Paths speak of parts after their whole, so a run is made of the eval that was made before it.
+_newest: dict[str, str] = {}
+
+
+def _eval(world: World, me: Principal) -> str:
+    data = CustomData(item_schema={}, include_sample_schema=False)
+    criterion = StringCheck(name="equal", input="{{item.a}}", reference="b", operation="eq")
+    _newest["eval"] = eval_definitions.add(world.platform, me, data, [criterion]).id
+    return _newest["eval"]
+
+
+def _eval_run(world: World, me: Principal) -> str:
+    plan = Plan(source=FileContent([Row({"a": "b"})]), model=None, messages=None)
+    run = eval_submission.submit(world.platform, me, None, _newest["eval"], plan, {})
+    _newest["run"] = run.id
+    return run.id
+
+
+def _eval_output(world: World, me: Principal) -> str:
+    begun = eval_runs.begin(world.platform, _newest["run"])
+    assert begun is not None
+    definition = eval_definitions.get(world.platform, me, _newest["eval"])
+    assert begun[0].plan is not None
+    (line,) = eval_sources.read(world.platform, me, begun[0].plan.source)
+    judged = asyncio.run(Judge(FakeServing({}), begun[0], definition).judge(line))
+    eval_runs.record(world.platform, _newest["run"], judged)
+    asked = PageRequest(limit=1)
+    (output,), _ = eval_runs.list_outputs(
+        world.platform, me, _newest["eval"], _newest["run"], asked
+    )
+    return output.id
+
+
 MAKERS: Mapping[str, Maker] = {
+    "eval_id": _eval,
+    "run_id": _eval_run,
+    "output_item_id": _eval_output,
     "file_id": lambda world, me: files.add_bytes(world.platform, me, "a", "batch", b"x").id,
     "project_id": _project,
     "api_key_id": lambda world, me: create_key(world.platform, me, "k", ["chat"]).id,
@@ -61,6 +109,13 @@ MAKERS: Mapping[str, Maker] = {
 
 # Bodies that are right, for the check that the owner of the object is let through.
 BODIES: Mapping[tuple[str, str], Any] = {
+    ("POST", "/v1/evals/{eval_id}"): {"name": "another"},
+    ("POST", "/v1/evals/{eval_id}/runs"): {
+        "data_source": {
+            "type": "jsonl",
+            "source": {"type": "file_content", "content": [{"item": {"a": "b"}}]},
+        }
+    },
     ("POST", "/v1/organization/projects"): {"name": "another"},
     ("POST", "/v1/organization/projects/{project_id}"): {"name": "first"},
     ("POST", "/v1/organization/projects/{project_id}/api_keys"): {"name": "k"},
@@ -73,6 +128,13 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/organization/users/{user_id}"): {"role": "member"},
     ("POST", "/v1/organization/admin_api_keys"): {"name": "k"},
     ("POST", "/v1/organization/invites"): {"email": "new@example.org", "role": "reader"},
+}
+
+# What a route has to be asked besides its path.
+QUERIES: Mapping[tuple[str, str], Maker] = {
+    ("GET", "/v1/evals/{eval_id}/runs/{run_id}/comparison"): (
+        lambda world, me: f"?with={_eval_run(world, me)}"
+    ),
 }
 
 # POSTs that change nothing, so that a reader may do them.

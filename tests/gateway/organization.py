@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bessemer.access.keys import SCOPES
 from bessemer.app import admin_keys, members, people, projects, service_accounts
 from bessemer.app.keys import KeyRing, NewKey, create_key
 from bessemer.app.platform import Platform
@@ -96,7 +97,7 @@ def world(folder: Path) -> Iterator[World]:
         yield World(platform, ring, app, owner, first, second, **secrets)
 
 
-READS = ("org:read", "project:read", "keys:read", "files:read", "models:read", "runs:read")
+READS = [scope for scope in SCOPES if scope.endswith(":read")]
 
 
 def _owner_of(platform: Platform, owner: Principal, project: projects.Project) -> NewKey:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.cli.calling import REPOSITORY, Said
+from tests.polling import until
 from tests.tiny.house import Server
 
 EXAMPLES = REPOSITORY / "examples"
@@ -55,6 +58,34 @@ def test_taught_or_not_shows_two_answers(served: Server) -> None:
     assert (said.status, said.err) == (0, "")
     assert "\ntiny:\n" in said.out
     assert "\nother:\n" in said.out
+
+
+def test_evaluate_prints_pass_rates_of_two_models(served: Server) -> None:
+    scopes = [
+        word for scope in ("chat", "evals:read", "evals:write") for word in ("--scope", scope)
+    ]
+    key = served.house.done("key", "create", "--json", *scopes).json["secret"]
+    client = openai.OpenAI(base_url=served.url, api_key=key, max_retries=0)
+    until(lambda: _may_ask(client), "the server knows the new key", 10)
+    said = run_example(
+        "evaluate.py",
+        BESSEMER_URL=served.url,
+        BESSEMER_KEY=key,
+        BASE="tiny",
+        TAUGHT="other",
+    )
+    assert (said.status, said.err) == (0, "")
+    for model in ("tiny", "other"):
+        assert re.search(rf"^{model}: is short: \d of 3$", said.out, re.MULTILINE)
+        assert f"{model}: Complete: " in said.out
+
+
+def _may_ask(client: openai.OpenAI) -> bool:
+    try:
+        client.evals.list()
+    except openai.AuthenticationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ SCOPES: dict[str, str] = {
     "files:read": "list and read files",
     "files:write": "upload and delete files",
     "usage:read": "read usage and costs of the organization",
+    "evals:read": "list and read evals and their runs",
+    "evals:write": "create, run, cancel and delete evals",
     "keys:read": "list keys",
     "keys:write": "create and revoke keys",
     "project:read": "a project's people, service accounts and permissions",

@@ -5,11 +5,11 @@ JSON is canonical text, times are Unix milliseconds, as everywhere (`core.tables
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, String
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Text
 
 from bessemer.core.tables import owned
 
-__all__ = ["files"]
+__all__ = ["eval_outputs", "eval_runs", "evals", "files"]
 
 # What was uploaded or written for somebody; the bytes are in the home, under the row's id.
 files = owned(
@@ -20,4 +20,49 @@ files = owned(
     Column("sha256", String(64), nullable=False),
     Column("expires_ms", BigInteger),
     Index(None, "project_id", "purpose"),
+)
+
+# What is asked and judged; `config` and `criteria` are JSON of `app.eval_definitions`.
+evals = owned(
+    "evals",
+    Column("name", String(500), nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("criteria", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Index(None, "project_id", "updated_ms"),
+)
+
+# One run of an eval. `plan` is what is done (`app.eval_plans`), `data_source` that as it was sent,
+# `tally` what its outputs add up to; outputs and tally change in one transaction.
+eval_runs = owned(
+    "eval_runs",
+    Column("eval_id", String(64), nullable=False),
+    Column("name", String(500), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("data_source", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("tally", Text, nullable=False),
+    Column("error", Text),
+    Column("ended_ms", BigInteger),
+    Index(None, "eval_id", "state"),
+    Index(None, "state"),
+)
+
+# What became of one item of a run: never more than one row for an item.
+eval_outputs = owned(
+    "eval_outputs",
+    Column("eval_id", String(64), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("item_sha256", String(64), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("verdicts", Text, nullable=False),
+    Column("output", Text, nullable=False),
+    Index(None, "run_id", "number", unique=True),
+    Index(None, "run_id", "state"),
 )

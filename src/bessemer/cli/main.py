@@ -28,6 +28,7 @@ VERBS = {
     "data": "Build, import, check and list datasets.",
     "train": "Train by a recipe, or resume a run.",
     "eval": "Measure one model, or say whether another is better.",
+    "evals": "Bring evals in, run them, and compare their runs.",
     "check": "Compare what is served with what was trained.",
     "replay": "Compute a recorded answer again and compare every bit.",
     "chat": "Talk to a model in the terminal.",

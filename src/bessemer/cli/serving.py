@@ -17,6 +17,7 @@ from bessemer.app.adapters import base_of, find_served
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
+from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.files import sweep
 from bessemer.app.keys import KeyRing
 from bessemer.app.metering import Meter
@@ -97,8 +98,9 @@ class Service:
         # What a partner answers cannot be proved here.
         self._partners = None if deterministic else TargetServing(platform, here)
         serving = PermittedServing(self._partners or here)
-        folder = token_folder(platform.home)
         self._meter = Meter.of(platform)
+        self._evals = EvalRunner(platform, serving, meter=self._meter)
+        folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts, meter=self._meter)
         sock = bind(host, port)
         own = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
@@ -106,7 +108,7 @@ class Service:
             serving,
             self._keyring,
             meter=self._meter,
-            routes=resource_routes(platform),
+            routes=resource_routes(platform, serving=serving),
             other=console,
             open_metrics=own,
         )
@@ -133,12 +135,15 @@ class Service:
         for model in self._preload:
             self._pool.load(model)
         await self._supervisor.start()
+        await self._evals.start()
         refreshing = asyncio.create_task(self._each_second())
         try:
             yield
         finally:
             refreshing.cancel()
             await asyncio.wait([refreshing])
+            # Before the engines, whose end it would take for a fault of the items.
+            await self._evals.close()
             await self._supervisor.close()
             if self._partners is not None:
                 await self._partners.close()

@@ -130,6 +130,28 @@ def student_quantile(probability: float, freedom: int) -> float:
     return z + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))
 
 
+class Bounds(NamedTuple):
+    """Where a share lies in `level` of all samples."""
+
+    low: float
+    high: float
+    level: float
+
+
+def wilson(passed: int, total: int, level: float = LEVEL) -> Bounds:
+    """The score interval of a share (Wilson 1927): right also near 0 and 1, and for few items.
+
+    >>> wilson(8, 10)
+    Bounds(low=0.4901..., high=0.9433..., level=0.95)
+    """
+    assert 0 <= passed <= total and total > 0, (passed, total)
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    share = passed / total
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    reach = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
+    return Bounds(max(0.0, middle - reach), min(1.0, middle + reach), level)
+
+
 def sign_test(pairs: Sequence[Pair]) -> float:
     """Two-sided exact probability of so uneven a split, if neither model were better.
 

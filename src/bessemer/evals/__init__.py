@@ -12,6 +12,7 @@
     metrics      what is read out of a measurement, and which way is better
     comparing    measurements side by side, with `core.interval`: better, worse, or cannot tell
     wording      that as plain sentences and table rows
+    passing      pass rates of criteria, and of two runs held against each other
     report       all of it as one value and as JSON
 
 Everything is asked of a `core.protocols.Engine`; this room has no tensors.
@@ -26,6 +27,7 @@ __all__ = [
     "measuring",
     "metrics",
     "naming",
+    "passing",
     "recipe",
     "report",
     "shots",

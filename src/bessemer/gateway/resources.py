@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bessemer.app.chat import Serving
 from bessemer.app.platform import Platform
 from bessemer.gateway import (
     admin_keys,
     audit_logs,
+    eval_runs,
+    evals,
     files,
     invites,
     model_permissions,
@@ -17,8 +20,10 @@ from bessemer.gateway import (
 from bessemer.gateway.routes import Route
 
 
-def resource_routes(platform: Platform) -> list[Route]:
+def resource_routes(platform: Platform, serving: Serving | None = None) -> list[Route]:
     return [
+        *evals.routes(platform),
+        *eval_runs.routes(platform, serving),
         *files.routes(platform),
         *projects.routes(platform),
         *project_keys.routes(platform),

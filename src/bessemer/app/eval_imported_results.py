@@ -1,0 +1,83 @@
+"""Results as OpenAI's API tells them, as results of here: of one item, and of a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bessemer.app.eval_grading import item_digest
+from bessemer.app.eval_runs import Fault, NewOutput
+from bessemer.app.eval_tally import CriterionTally, ModelTally, Tally, Verdict
+
+Json = Mapping[str, Any]
+ToLabels = Callable[[Sequence[str]], list[str]]
+
+_STATES: dict[Any, Verdict] = {"pass": "pass", "fail": "fail"}
+
+
+def tally_of(run: Json, labels: Sequence[str], to_labels: ToLabels) -> Tally:
+    """What a run says of itself, for as long as its results are not here."""
+    counts = run.get("result_counts") or {}
+    told = run.get("per_testing_criteria_results") or []
+    names = to_labels([str(one.get("testing_criteria")) for one in told])
+    return Tally(
+        passed=int(counts.get("passed") or 0),
+        failed=int(counts.get("failed") or 0),
+        errored=int(counts.get("errored") or 0),
+        criteria={
+            name: CriterionTally(int(one.get("passed") or 0), int(one.get("failed") or 0))
+            for name, one in zip(names, told, strict=True)
+            if name in labels
+        },
+        models={
+            str(one.get("model_name")): ModelTally(
+                int(one.get("invocation_count") or 0),
+                int(one.get("prompt_tokens") or 0),
+                int(one.get("completion_tokens") or 0),
+                int(one.get("cached_tokens") or 0),
+            )
+            for one in run.get("per_model_usage") or []
+        },
+    )
+
+
+def usage_of(tally: Tally) -> Tally:
+    """Only what models used."""
+    return Tally(models=tally.models)
+
+
+def output_of(sent: Json, labels: Sequence[str], to_labels: ToLabels) -> NewOutput | None:
+    """One item's result; None where it says neither which item nor its number."""
+    item, number = sent.get("datasource_item"), sent.get("datasource_item_id")
+    if not isinstance(item, dict) or not isinstance(number, int):
+        return None
+    told = [one for one in sent.get("results") or [] if isinstance(one, dict)]
+    names = to_labels([str(one.get("name")) for one in told])
+    results = [{**one, "name": name} for one, name in zip(told, names, strict=True)]
+    state = _STATES.get(sent.get("status"), "error")
+    judged = {
+        one["name"]: one
+        for one in results
+        if one["name"] in labels and isinstance(one.get("passed"), bool)
+    }
+    part = Tally(
+        passed=int(state == "pass"),
+        failed=int(state == "fail"),
+        errored=int(state == "error"),
+        criteria={name: _part(one) for name, one in judged.items()},
+    )
+    sample = dict(sent.get("sample") or {})
+    # The API says null where nothing went wrong.
+    sample["error"] = sample.get("error") or Fault()
+    body = {"datasource_item": item, "results": results, "sample": sample}
+    verdicts = {name: bool(one["passed"]) for name, one in judged.items()}
+    encoded = msgspec.json.encode(body)
+    return NewOutput(number, item_digest(item), state, verdicts, encoded, part)
+
+
+def _part(result: Json) -> CriterionTally:
+    passed, score = bool(result["passed"]), result.get("score")
+    number = float(score) if isinstance(score, int | float) else float(passed)
+    return CriterionTally(int(passed), int(not passed), 0, number)

@@ -1,0 +1,175 @@
+"""What was exported from OpenAI, taken: with its ids, its results, and what could not be taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.app import eval_definitions, eval_reports, eval_runs
+from bessemer.app.eval_definitions import CustomData
+from bessemer.app.eval_importing import Imported, import_objects, read_objects
+from bessemer.app.paging import PageRequest
+from bessemer.app.platform import Platform
+from bessemer.core.errors import DataError
+from tests.app.evals_world import ME
+
+UUID = "a2486074-d803-4445-b431-ad2262e85d47"
+OTHER = "1808cd0b-eeec-4e0b-a519-337e79f4f5d1"
+# As OpenAI's documentation shows them.
+EVAL: dict[str, Any] = {
+    "object": "eval",
+    "id": "eval_67abd54d9b0081909a86353f6fb9317a",
+    "name": "Headlines",
+    "created_at": 1739314509,
+    "metadata": {"team": "news"},
+    "data_source_config": {
+        "type": "custom",
+        "schema": {
+            "type": "object",
+            "properties": {
+                "item": {"type": "object", "properties": {"input": {"type": "string"}}},
+                "sample": {"type": "object"},
+            },
+            "required": ["item", "sample"],
+        },
+    },
+    "testing_criteria": [
+        {"name": "String check", "id": f"String check-{UUID}", "type": "string_check",
+         "input": "{{sample.output_text}}", "reference": "{{item.label}}", "operation": "eq"},
+        {"name": "Judge", "id": f"Judge-{OTHER}", "type": "label_model", "model": "o3-mini",
+         "input": [{"type": "message", "role": "developer",
+                    "content": {"type": "input_text", "text": "Judge {{item.input}}"}}],
+         "labels": ["good", "bad"], "passing_labels": ["good"], "sampling_params": None},
+        {"name": "New", "id": "New-1", "type": "telepathy"},
+    ],
+}  # fmt: skip
+SOURCE = {
+    "type": "completions",
+    "model": "gpt-4o-mini",
+    "source": {"type": "file_content", "content": [{"item": {"input": "a", "label": "b"}}]},
+    "input_messages": {"type": "template", "template": [
+        {"type": "message", "role": "user",
+         "content": {"type": "input_text", "text": "{{item.input}}"}}]},
+    "sampling_params": {"seed": 42, "temperature": 1.0, "top_p": 1.0,
+                        "max_completions_tokens": 2048},
+}  # fmt: skip
+RUN: dict[str, Any] = {
+    "object": "eval.run",
+    "id": "evalrun_67e57965b480819094274e3a32235e4c",
+    "eval_id": EVAL["id"],
+    "report_url": "https://platform.openai.com/evaluations/x",
+    "status": "completed",
+    "model": "gpt-4o-mini",
+    "name": "mini",
+    "created_at": 1743092069,
+    "result_counts": {"total": 3, "errored": 0, "failed": 1, "passed": 2},
+    "per_model_usage": [{"model_name": "gpt-4o-mini", "invocation_count": 3, "prompt_tokens": 30,
+                         "completion_tokens": 6, "total_tokens": 36, "cached_tokens": 0}],
+    "per_testing_criteria_results": [
+        {"testing_criteria": f"String check-{UUID}", "passed": 2, "failed": 1},
+        {"testing_criteria": f"Judge-{OTHER}", "passed": 3, "failed": 0},
+    ],
+    "data_source": SOURCE,
+    "error": None,
+    "metadata": {},
+}  # fmt: skip
+
+
+def output(number: int, passed: bool) -> dict[str, Any]:
+    return {
+        "object": "eval.run.output_item",
+        "id": f"outputitem_{number}",
+        "run_id": RUN["id"],
+        "eval_id": EVAL["id"],
+        "created_at": 1743092076,
+        "status": "pass" if passed else "fail",
+        "datasource_item_id": number,
+        "datasource_item": {"input": f"headline {number}", "label": "b"},
+        "results": [
+            {"name": f"String check-{UUID}", "sample": None, "passed": passed, "score": passed},
+            {"name": f"Judge-{OTHER}", "sample": {"output": []}, "passed": True, "score": 1.0},
+        ],
+        "sample": {"input": [], "output": [], "finish_reason": "stop", "model": "gpt-4o-mini",
+                   "usage": {"total_tokens": 3, "completion_tokens": 1, "prompt_tokens": 2,
+                             "cached_tokens": 0}, "error": None, "temperature": 1.0,
+                   "max_completion_tokens": 2048, "top_p": 1.0, "seed": 42},
+    }  # fmt: skip
+
+
+def take(platform: Platform, *objects: Any) -> Imported:
+    return import_objects(platform, ME, iter(objects))
+
+
+def test_definitions_runs_and_results_are_taken_in_any_order(platform: Platform) -> None:
+    found = take(platform, output(0, True), output(1, True), RUN, output(2, False), EVAL)
+    assert (list(found.evals), list(found.runs), found.outputs) == ([EVAL["id"]], [RUN["id"]], 3)
+    definition = eval_definitions.get(platform, ME, found.evals[EVAL["id"]])
+    assert isinstance(definition.config, CustomData) and definition.config.include_sample_schema
+    assert definition.labels == ["String check", "Judge"]
+    assert definition.metadata == {"team": "news", "openai_id": EVAL["id"]}
+    assert [note.partition(": ")[2][:40] for note in found.notes] == [
+        "'Judge' is judged by 'o3-mini', which ha",
+        "the criterion 'New' could not be taken: ",
+    ]
+    run = eval_runs.get(platform, ME, definition.id, found.runs[RUN["id"]])
+    assert (run.state, run.tally.passed, run.tally.failed, run.total) == ("completed", 2, 1, 3)
+    assert run.tally.criteria["String check"].failed == 1
+    assert run.tally.models["gpt-4o-mini"].prompt_tokens == 30
+    assert eval_reports.report_of(run, definition.labels).complete
+    outputs, _ = eval_runs.list_outputs(platform, ME, run.eval_id, run.id, PageRequest(10, "asc"))
+    assert outputs[2].verdicts == {"String check": False, "Judge": True}
+    with pytest.raises(eval_definitions.NotFound):
+        eval_runs.get(platform, ME, definition.id, RUN["id"])
+
+
+def test_a_run_without_its_results_keeps_its_counts_and_results_may_follow(
+    platform: Platform,
+) -> None:
+    found = take(platform, EVAL, RUN)
+    eval_id, run_id = found.evals[EVAL["id"]], found.runs[RUN["id"]]
+    before = eval_runs.get(platform, ME, eval_id, run_id)
+    assert (before.tally.passed, before.tally.criteria["Judge"].passed) == (2, 3)
+    again = take(platform, EVAL, RUN, output(0, True), output(1, True))
+    assert (again.evals, again.runs, again.outputs) == ({}, {}, 2)
+    assert any("1 are not here" in note for note in again.notes)
+    after = eval_runs.get(platform, ME, eval_id, run_id)
+    assert (after.tally.passed, after.tally.done, after.total) == (2, 2, 3)
+    report = eval_reports.report_of(after, ["String check", "Judge"])
+    assert not report.complete and report.missing == 1
+    last = take(platform, output(1, True), output(2, False))
+    assert last.outputs == 1 and f"1 results of {RUN['id']} are here already" in last.notes
+    assert eval_runs.get(platform, ME, eval_id, run_id).tally.done == 3
+
+
+def test_what_has_no_parent_or_no_criterion_is_told(platform: Platform) -> None:
+    lost = take(platform, RUN, output(0, True))
+    assert [note.partition("could not be taken: ")[2] for note in lost.notes] == [
+        f"its eval {EVAL['id']} is not here",
+        f"their run {RUN['id']} is not here",
+    ]
+    empty = {**EVAL, "testing_criteria": EVAL["testing_criteria"][2:]}
+    assert "none of its criteria can be judged here" in take(platform, empty).notes[-1]
+    queued = take(platform, EVAL, {**RUN, "status": "in_progress"})
+    run = eval_runs.get(platform, ME, queued.evals[EVAL["id"]], queued.runs[RUN["id"]])
+    assert (run.state, run.error.message) == (
+        "canceled", "it was in_progress when it was exported",
+    )  # fmt: skip
+    assert run.id not in eval_runs.open_runs(platform)
+
+
+def test_files_hold_one_object_a_list_or_lines(tmp_path: Path) -> None:
+    one, many, lines = (tmp_path / name for name in ("one.json", "many.json", "lines.jsonl"))
+    one.write_text(json.dumps(EVAL, indent=2))
+    many.write_text(json.dumps({"object": "list", "data": [RUN], "has_more": False}))
+    lines.write_text("\n".join(json.dumps(output(n, True)) for n in range(2)) + "\n\n")
+    kinds = [found["object"] for found in read_objects([one, many, lines])]
+    assert kinds == ["eval", "eval.run", "eval.run.output_item", "eval.run.output_item"]
+    lines.write_text(json.dumps(EVAL) + '\n{"object": "file"}\n')
+    with pytest.raises(DataError, match=r"line 2: lines\.jsonl holds 'file'"):
+        list(read_objects([lines]))
+    lines.write_text(json.dumps(EVAL) + "\n{broken\n")
+    with pytest.raises(DataError, match=r"line 2: lines\.jsonl is no JSON"):
+        list(read_objects([lines]))
