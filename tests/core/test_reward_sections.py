@@ -34,5 +34,6 @@ def test_a_section_that_contradicts_itself_is_refused(table: dict[str, Any]) -> 
 
 def test_every_field_says_what_it_is() -> None:
     for part in parts({"kind": "exact"}, {"kind": "format", "pattern": "x"}, {"kind": "code"},
-                      {"kind": "model", "model": "m"}, {"kind": "length", "free": 1, "most": 2}):  # fmt: skip  # noqa: E501
+                      {"kind": "model", "model": "m"}, {"kind": "length", "free": 1, "most": 2},
+                      {"kind": "grader", "grader": "{}"}):  # fmt: skip
         assert [name for name, f in type(part).model_fields.items() if not f.description] == []

@@ -203,3 +203,13 @@ def test_a_micro_batch_shifts_each_row_by_the_rows_before_it() -> None:
     assert batch.targets_N.tolist() == batch.ids_T[batch.sources_N + 1].tolist()
     sizes = [len(b.ids_T) for b in micro_batches([rows.row(p) for p in range(2)] * 2, 3)]
     assert sizes == [30, 10]
+
+
+def test_without_packing_a_row_is_one_chat_and_an_epoch_all_of_them() -> None:
+    chats = [piece(i, 3 + i % 4) for i in range(9)]
+    rows = ChatRows(chats, 50, seed=2, packing="none")
+    assert rows.rows_per_epoch == 9
+    first, second = ([rows.members(p + 9 * e)[0] for p in range(9)] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(9))
+    assert first != second
+    assert all(len(rows.row(p).lengths) == 1 for p in range(18))

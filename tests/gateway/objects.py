@@ -7,6 +7,7 @@ object. One that reads its body before it looks at rights or ids needs a body in
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from bessemer.app import (
     invites,
     members,
     model_permissions,
+    names,
     people,
     service_accounts,
 )
@@ -30,6 +32,8 @@ from bessemer.app.eval_plans import Plan
 from bessemer.app.eval_sources import FileContent, Row
 from bessemer.app.keys import create_key
 from bessemer.app.paging import PageRequest
+from bessemer.app.tables import fine_tuning_jobs
+from bessemer.core.database import now_ms
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 from bessemer.text.criteria import StringCheck
@@ -92,7 +96,40 @@ def _eval_output(world: World, me: Principal) -> str:
     return output.id
 
 
+def _job(world: World, me: Principal, model: str = "ft:tiny:first::x") -> str:
+    row = {
+        "id": new_id("ftjob-"),
+        "org_id": me.org_id,
+        "project_id": me.project_id,
+        "owner_id": me.owner_id,
+        "created_ms": now_ms(),
+        "model": "tiny",
+        "method": '{"type":"supervised","supervised":{}}',
+        "seed": 1,
+        "training_file": "file-1",
+        "fine_tuned_model": model,
+        "state": "validating",
+        "wanted": "run",
+    }
+    with world.platform.db.write() as connection:
+        connection.execute(fine_tuning_jobs.insert().values(row))
+    return str(row["id"])
+
+
+def _model(world: World, me: Principal) -> str:
+    """What a job made."""
+    name = f"ft-{new_id('m')}"
+    folder = world.platform.artifacts.workspace()
+    (folder / "config.json").write_text(json.dumps({"name": name}))
+    stored = world.platform.artifacts.put(folder, kind="model", name=name)
+    names.bind(world.platform, me, "model", name, stored.digest)
+    _job(world, me, name)
+    return name
+
+
 MAKERS: Mapping[str, Maker] = {
+    "job_id": _job,
+    "model": _model,
     "eval_id": _eval,
     "run_id": _eval_run,
     "output_item_id": _eval_output,

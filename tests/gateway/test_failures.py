@@ -143,7 +143,7 @@ def test_an_unknown_url_is_a_404_with_or_without_a_key(path: str) -> None:
         ("GET", CHAT, "POST"),
         ("DELETE", "/v1/completions", "POST"),
         ("POST", "/v1/models", "GET, HEAD"),
-        ("DELETE", "/v1/models/tiny", "GET, HEAD"),
+        ("PUT", "/v1/models/tiny", "GET, HEAD, DELETE"),
         ("POST", "/healthz", "GET, HEAD"),
     ],
 )

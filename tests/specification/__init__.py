@@ -29,8 +29,16 @@ class Operation(NamedTuple):
 @cache
 def specification() -> dict[str, Any]:
     raw = (Path(__file__).parent / "openai.json.gz").read_bytes()
-    found: dict[str, Any] = json.loads(gzip.decompress(raw))
+    found: dict[str, Any] = json.loads(gzip.decompress(raw), object_hook=_bounds)
     return found
+
+
+def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """An exclusive bound is a number since OpenAPI 3.1; some schemas still say `true` beside it."""
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if schema.get(exclusive) is True:
+            schema[exclusive] = schema.pop(bound)
+    return schema
 
 
 @cache

@@ -322,3 +322,34 @@ def test_recomputing_layers_changes_no_bit(tmp_path: Path) -> None:
     train(kept)
     train(again)
     assert same_bits(kept, again)
+
+
+ALONE = ("steps=6", "evaluation.times=3", "lora.leaves=adapter", "lora.snapshots=true")
+
+
+def test_a_run_can_leave_its_adapter_alone_and_those_of_the_way(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", *ALONE)
+    train(run)
+    assert [path.name for path in run.output.iterdir()] == ["adapter"]
+    assert events(run, "result")[0]["output"] == "output/adapter"
+    assert [event["step"] for event in events(run, "snapshot")] == [2, 4, 6]
+    names = sorted(path.name for path in run.snapshots.iterdir())
+    assert names == [f"step-{step:08d}" for step in (2, 4, 6)]
+    first, last = (_adapter(run.snapshots / names[i]) for i in (0, 2))
+    final = _adapter(run.output / "adapter")
+    assert all(torch.equal(last[key], final[key]) for key in final)
+    assert not all(torch.equal(first[key], final[key]) for key in final)
+
+
+def test_a_run_goes_on_from_another_ones_adapter(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", *ALONE, "optimizer.learning_rate=0.02")
+    train(first)
+    adapter = first.output / "adapter"
+    second = make_run(tmp_path / "second", *ALONE, f"lora.adapter={adapter}")
+    train(second)
+    # What the second is judged by before its first step is what the first had reached.
+    assert events(second, "validation")[0]["loss"] == events(first, "validation")[-1]["loss"]
+
+
+def _adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")

@@ -88,7 +88,7 @@ def _harvest_one(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Har
 
 
 def _bring_in(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Harvested | None:
-    if not (folder.output / "model").is_dir():
+    if not any((folder.output / made).is_dir() for made in ("model", "adapter")):
         return _settle(platform, row, "succeeded", None, harvested=1)
     try:
         artifact, adapter = _store(platform, folder), _store_adapter(platform, folder)
@@ -102,13 +102,18 @@ def _bring_in(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Harves
         if not _update(connection, row, state="succeeded", note=None, harvested=1):
             return None
         owner = Principal(row.org_id, row.project_id, row.owner_id, frozenset())
-        insert_name(connection, owner, "model", row.name, artifact.digest, row.id)
+        if artifact is not None:
+            insert_name(connection, owner, "model", row.name, artifact.digest, row.id)
         if adapter is not None:
-            insert_name(connection, owner, "adapter", adapter.name, adapter.digest, row.id)
-    return Harvested(row.id, "succeeded", artifact.digest)
+            name = _adapter_name(folder)
+            insert_name(connection, owner, "adapter", name, adapter.digest, row.id)
+    whole = artifact or adapter
+    return Harvested(row.id, "succeeded", whole.digest if whole else None)
 
 
-def _store(platform: Platform, folder: RunFolder) -> Artifact:
+def _store(platform: Platform, folder: RunFolder) -> Artifact | None:
+    if not (folder.output / "model").is_dir():
+        return None
     plan = folder.plan()
     base, dataset = plan.get("model") or {}, plan.get("dataset") or {}
     workspace = platform.artifacts.workspace()
@@ -127,7 +132,7 @@ def _store(platform: Platform, folder: RunFolder) -> Artifact:
 
 
 def _store_adapter(platform: Platform, folder: RunFolder) -> Artifact | None:
-    """What LoRA left beside the merged model, as NAME-adapter; None without LoRA."""
+    """What LoRA left, under `_adapter_name`; None without LoRA."""
     plan = folder.plan()
     base, dataset = plan.get("model") or {}, plan.get("dataset") or {}
     if not (folder.output / "adapter").is_dir() or "digest" not in base:
@@ -136,10 +141,17 @@ def _store_adapter(platform: Platform, folder: RunFolder) -> Artifact | None:
         platform,
         folder.output / "adapter",
         base["digest"],
-        name=f"{plan['name'][:LONGEST_NAME]}-adapter",
+        name=_adapter_name(folder),
         licence=_licence_of(platform, base["digest"]),
         provenance=_provenance(folder, dataset.get("digest")),
     )
+
+
+def _adapter_name(folder: RunFolder) -> str:
+    """The run's own name belongs to the merged model, if it left one."""
+    name = str(folder.plan()["name"])
+    merged = (folder.output / "model").is_dir()
+    return f"{name[:LONGEST_NAME]}-adapter" if merged else name
 
 
 def _provenance(folder: RunFolder, dataset: str | None) -> dict[str, Any]:

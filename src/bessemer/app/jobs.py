@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,13 +76,23 @@ def submit(
     name: str,
     recipe_toml: str,
     plan: dict[str, Any],
+    *,
+    run_id: str | None = None,
 ) -> RunFolder:
     """Queue a run. A server starts it when its turn comes; without one, `start_detached` does.
 
     `kind` and `name` become part of the plan.
+
+    Args:
+        run_id: known before, so that who was killed while it submitted can do so again; what is
+            there already is not made twice.
     """
     principal.require("runs:write")
-    run_id = new_id("run")
+    again = run_id is not None
+    run_id = run_id or new_id("run")
+    folder = RunFolder(platform.home.runs / run_id)
+    if again and is_whole(folder):
+        return folder
     row = {
         "id": run_id,
         "org_id": principal.org_id,
@@ -94,12 +105,15 @@ def submit(
         "launcher": "none",
     }
     with platform.db.write() as connection:
-        connection.execute(runs.insert().values(row))
-        facts = {"kind": kind, "name": name}
-        audit.record(connection, principal, "run.submitted", run_id, after=facts)
+        known = sa.select(runs.c.id).where(runs.c.id == run_id)
+        if not again or connection.execute(known).first() is None:
+            connection.execute(runs.insert().values(row))
+            facts = {"kind": kind, "name": name}
+            audit.record(connection, principal, "run.submitted", run_id, after=facts)
     # The row comes first: a folder always has an owner. A row without a plan is never started.
     plan = {**plan, "kind": kind, "name": name}
-    return RunFolder.create(platform.home.runs / run_id, recipe_toml, plan)
+    shutil.rmtree(folder.path, ignore_errors=True)  # half of one, of a process that was killed
+    return RunFolder.create(folder.path, recipe_toml, plan)
 
 
 def start_detached(

@@ -9,7 +9,14 @@ from sqlalchemy import BigInteger, Column, Index, Integer, String, Text
 
 from bessemer.core.tables import owned
 
-__all__ = ["eval_outputs", "eval_runs", "evals", "files"]
+__all__ = [
+    "eval_outputs",
+    "eval_runs",
+    "evals",
+    "files",
+    "fine_tuning_checkpoints",
+    "fine_tuning_jobs",
+]
 
 # What was uploaded or written for somebody; the bytes are in the home, under the row's id.
 files = owned(
@@ -65,4 +72,36 @@ eval_outputs = owned(
     Column("output", Text, nullable=False),
     Index(None, "run_id", "number", unique=True),
     Index(None, "run_id", "state"),
+)
+
+# What was asked to be fine-tuned. `state`: validating, open (a run has it), succeeded, failed or
+# cancelled; `wanted`: run, pause or cancel. What happens meanwhile is in the run's folder.
+fine_tuning_jobs = owned(
+    "fine_tuning_jobs",
+    Column("model", String(200), nullable=False),
+    Column("method", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("training_file", String(64), nullable=False),
+    Column("validation_file", String(64)),
+    Column("metadata", Text),
+    Column("fine_tuned_model", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("wanted", String(8), nullable=False),
+    Column("run_id", String(64)),
+    Column("result_file", String(64)),
+    Column("trained_tokens", BigInteger),
+    Column("error", Text),
+    Column("finished_ms", BigInteger),
+    Index(None, "project_id"),
+    Index(None, "state"),
+)
+
+# Adapters that were left on the way, each under a name that can be asked.
+fine_tuning_checkpoints = owned(
+    "fine_tuning_checkpoints",
+    Column("job_id", String(64), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("metrics", Text, nullable=False),
+    Index(None, "job_id", "step", unique=True),
 )

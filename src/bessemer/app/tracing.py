@@ -173,7 +173,8 @@ def _find_chats(run: _Run, document: str) -> tuple[_Found | None, list[str]]:
         chats, lines, _ = read_answered(folder, "train", chats)
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     fitting = fitting_chats(run.recipe, chats, tokenizer, template)
-    rows = ChatRows(fitting.kept, run.recipe.batch.sequence_length, run.recipe.seed)
+    batch = run.recipe.batch
+    rows = ChatRows(fitting.kept, batch.sequence_length, run.recipe.seed, packing=batch.packing)
     taught = [lines[place] for place in fitting.lines]
     return index.found(taught, rows.rows_per_epoch, rows.positions), []
 

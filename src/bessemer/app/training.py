@@ -24,11 +24,13 @@ def submit_train(
     *,
     threads: int,
     name: str | None = None,
+    run_id: str | None = None,
 ) -> RunFolder:
     """Queue a training run.
 
     Args:
         name: what the model that it makes will be called; by default base, dataset, and `taught`.
+        run_id: as for `jobs.submit`.
 
     Raises:
         NotFound: the recipe names a model or dataset that is not here.
@@ -47,7 +49,7 @@ def submit_train(
         for name in recipe.other_model_names
     }
     name = name or default_name(recipe)
-    return jobs.submit(platform, principal, "train", name, dumps(recipe), plan)
+    return jobs.submit(platform, principal, "train", name, dumps(recipe), plan, run_id=run_id)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:

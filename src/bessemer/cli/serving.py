@@ -19,6 +19,7 @@ from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.files import sweep
+from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.keys import KeyRing
 from bessemer.app.metering import Meter
 from bessemer.app.models import NamedModel
@@ -94,6 +95,7 @@ class Service:
         sweep(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
+        self._desk = FineTuningDesk(platform)
         here = PoolServing(platform, self._pool, self._recorder)
         # What a partner answers cannot be proved here.
         self._partners = None if deterministic else TargetServing(platform, here)
@@ -108,7 +110,7 @@ class Service:
             serving,
             self._keyring,
             meter=self._meter,
-            routes=resource_routes(platform, serving=serving),
+            routes=resource_routes(platform, serving=serving, meter=self._meter),
             other=console,
             open_metrics=own,
         )
@@ -136,6 +138,7 @@ class Service:
             self._pool.load(model)
         await self._supervisor.start()
         await self._evals.start()
+        await self._desk.start()
         refreshing = asyncio.create_task(self._each_second())
         try:
             yield
@@ -144,6 +147,7 @@ class Service:
             await asyncio.wait([refreshing])
             # Before the engines, whose end it would take for a fault of the items.
             await self._evals.close()
+            await self._desk.close()
             await self._supervisor.close()
             if self._partners is not None:
                 await self._partners.close()

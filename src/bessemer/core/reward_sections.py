@@ -96,6 +96,16 @@ class LengthPart(WeightedReward):
         return self
 
 
+class GraderPart(WeightedReward):
+    """What a grader of OpenAI's API gives, run by itself: `string_check`, `text_similarity`,
+    `python`, or a `multi` of them.
+    """
+
+    kind: Literal["grader"] = Field(description="what answers are judged by")
+    grader: str = Field(description="the grader as JSON; {{item.field}} is a field of the line")
+
+
 RewardPart = Annotated[
-    ExactPart | FormatPart | CodePart | ModelPart | LengthPart, Field(discriminator="kind")
+    ExactPart | FormatPart | CodePart | ModelPart | LengthPart | GraderPart,
+    Field(discriminator="kind"),
 ]

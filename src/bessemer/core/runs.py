@@ -6,6 +6,7 @@
     process.json    pid and start time of the process that runs it now
     heartbeat       written while it lives, with the memory it has
     checkpoints/    to continue from
+    snapshots/      adapters of the way, where the recipe asks for them
     output/         what it made; final when the run succeeded
 
 Who owns a run, and its name, is a row in the database; what happened to it is only here.
@@ -62,6 +63,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
 
     @property
     def output(self) -> Path:

@@ -178,6 +178,8 @@ def _about_parts(recipe: TrainRecipe) -> str | None:
             return "grpo needs something to judge answers by: add [[grpo.rewards]]"
         if recipe.grpo.max_tokens >= recipe.batch.sequence_length:
             return "an answer of grpo.max_tokens and its prompt must fit batch.sequence_length"
+    if recipe.lora and recipe.lora.leaves == "adapter" and recipe.objective == "reward":
+        return 'a reward model is whole or not there: remove lora.leaves = "adapter"'
     if recipe.distill and (unread := recipe.distill.unread):
         return f'with distill.signal = "{recipe.distill.signal}" nothing reads {", ".join(unread)}'
     if recipe.lora and recipe.lora.dropout and recipe.deterministic == "any-world-size":

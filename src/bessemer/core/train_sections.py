@@ -17,6 +17,7 @@ Objective = Literal[
     "pretrain", "sft", "dpo", "grpo", "reward", "distill", "reptile", "mixture"
 ]  # fmt: skip
 Precision = Literal["bf16", "fp32"]
+Packing = Literal["first-fit", "none"]
 
 
 class ModelSection(Frozen):
@@ -62,7 +63,15 @@ class LoraSection(Frozen):
         description="of the frozen matrices; auto: as the run's precision",
     )
     adapter: str | None = Field(
-        default=None, description="folder of an adapter in PEFT's layout to go on from"
+        default=None,
+        description="folder of an adapter in PEFT's layout to go on from, at its own rank",
+    )
+    leaves: Literal["both", "adapter"] = Field(
+        default="both",
+        description="what is there at the end: the merged model and the adapter, or it alone",
+    )
+    snapshots: bool = Field(
+        default=False, description="leave the adapter of each validation as well, in snapshots/"
     )
 
 
@@ -72,6 +81,10 @@ class BatchSection(Frozen):
         description="tokens of a row; a row holds whole chats that cannot see each other",
     )
     rows: Positive = Field(default=2, description="rows of one optimizer step, over all processes")
+    packing: Packing = Field(
+        default="first-fit",
+        description="as many chats or pairs as fit share a row; none: a row holds one of them",
+    )
     rows_at_once: Positive | None = Field(
         default=None, description="rows of one forward pass; by default as many as make 4096 tokens"
     )

@@ -83,10 +83,11 @@ def material_of(
         remedy="name a larger dataset",
     )
     train, validation = found["train"].kept, found["validation"].kept
-    rows = ChatRows(validation, length, recipe.seed, shuffle=False)
+    packing = recipe.batch.packing
+    rows = ChatRows(validation, length, recipe.seed, shuffle=False, packing=packing)
     return Material(
         tokenizer=tokenizer,
-        train=ChatRows(train, length, recipe.seed),
+        train=ChatRows(train, length, recipe.seed, packing=packing),
         validation=_take(rows, recipe.evaluation.rows, rows.rows_per_epoch),
         prompt=_first_prompt(chats["validation"], tokenizer, template),
         digest=digest_of(piece.ids for piece in (*train, *validation)),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.train_sections import Packing
 from bessemer.data.order import Order
 from bessemer.data.shards import TokenShards
 
@@ -91,16 +92,25 @@ class ChatRows:
     Args:
         pieces: the chats, none longer than `sequence_length`.
         shuffle: False keeps the given order (for validation).
+        packing: "none" gives each chat a row of its own.
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], sequence_length: int, seed: int, *, shuffle: bool = True
+        self,
+        pieces: Sequence[Piece],
+        sequence_length: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        packing: Packing = "first-fit",
     ) -> None:
         assert pieces, "no chats"
         self._pieces = pieces
         shuffled = Order(len(pieces), seed, purpose="packing", shuffle=shuffle)
         order = [shuffled.at(i).item for i in range(len(pieces))]
-        bins = first_fit([len(pieces[i].ids) for i in order], sequence_length)
+        lengths = [len(pieces[i].ids) for i in order]
+        apart = [[k] for k in range(len(order))]
+        bins = apart if packing == "none" else first_fit(lengths, sequence_length)
         self._bins = [[order[k] for k in chosen] for chosen in bins]
         self._bin_of = np.empty(len(pieces), dtype=np.int64)
         for number, chats in enumerate(self._bins):

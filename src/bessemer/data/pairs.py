@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bessemer.core.train_recipe import TrainRecipe
+from bessemer.core.train_sections import Packing
 from bessemer.data.chats import as_context
 from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
@@ -50,11 +51,17 @@ class PairRows:
     """An endless sequence of rows of whole pairs; see `packing.ChatRows`."""
 
     def __init__(
-        self, pairs: Sequence[Pair], sequence_length: int, seed: int, *, shuffle: bool = True
+        self,
+        pairs: Sequence[Pair],
+        sequence_length: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        packing: Packing = "first-fit",
     ) -> None:
         self.pairs = pairs
         wholes = [pair.whole for pair in pairs]
-        self._packing = ChatRows(wholes, sequence_length, seed, shuffle=shuffle)
+        self._packing = ChatRows(wholes, sequence_length, seed, shuffle=shuffle, packing=packing)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -114,12 +121,14 @@ def pair_material(recipe: TrainRecipe, dataset: Path, model: Path) -> PairMateri
         remedy="name a larger dataset",
     )
     train, validation = found["train"].kept, found["validation"].kept
-    judged = _first_rows(PairRows(validation, length, 0, shuffle=False), recipe.evaluation.rows)
+    packing = recipe.batch.packing
+    held_out = PairRows(validation, length, 0, shuffle=False, packing=packing)
+    judged = _first_rows(held_out, recipe.evaluation.rows)
     first = next(opened.preferences("validation"))
     return PairMaterial(
-        train=PairRows(train, length, recipe.seed),
+        train=PairRows(train, length, recipe.seed, packing=packing),
         train_lines=found["train"].lines,
-        validation=PairRows(judged, length, 0, shuffle=False),
+        validation=PairRows(judged, length, 0, shuffle=False, packing=packing),
         prompt=encode_prompt(first.messages, tokenizer, template, first.tools),
         digest=digest_of(piece.ids for pair in (*train, *judged) for piece in pair),
         facts={

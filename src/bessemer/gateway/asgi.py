@@ -137,9 +137,10 @@ class Gateway:
             if not self._open_metrics:
                 principal_of(exchange, self._keyring).require(MODELS_SCOPE)
             await exchange.send_text(self._metrics.text(await self._serving.figures()))
-        elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
-            exchange.route = path if path == MODELS_PATH else MODELS_PATH + "/{id}"
-            _allow(exchange, "GET", "HEAD")
+        elif _is_model(exchange.method, path):
+            one = path != MODELS_PATH
+            exchange.route = MODELS_PATH + "/{id}" if one else path
+            _allow(exchange, "GET", "HEAD", *(["DELETE"] if one else []))
             await self._models(exchange, path.removeprefix(MODELS_PATH)[1:])
         else:
             await self._resource(exchange)
@@ -185,6 +186,11 @@ class Gateway:
         else:
             body = catalog.all_models(self._serving, principal)
         await exchange.send_json(200, body)
+
+
+def _is_model(method: str, path: str) -> bool:
+    """Deleting one is a resource's work."""
+    return path == MODELS_PATH or (path.startswith(MODELS_PATH + "/") and method != "DELETE")
 
 
 def _is_ours(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bessemer.app.chat import Serving
+from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.gateway import (
     admin_keys,
@@ -10,6 +11,8 @@ from bessemer.gateway import (
     eval_runs,
     evals,
     files,
+    fine_tuning,
+    graders,
     invites,
     model_permissions,
     project_keys,
@@ -20,11 +23,16 @@ from bessemer.gateway import (
 from bessemer.gateway.routes import Route
 
 
-def resource_routes(platform: Platform, serving: Serving | None = None) -> list[Route]:
+def resource_routes(
+    platform: Platform, *, serving: Serving | None = None, meter: Meter | None = None
+) -> list[Route]:
+    """The routes; those that ask models do so through `serving`, and `meter` counts it."""
     return [
+        *files.routes(platform),
+        *fine_tuning.routes(platform),
+        *graders.routes(serving, meter),
         *evals.routes(platform),
         *eval_runs.routes(platform, serving),
-        *files.routes(platform),
         *projects.routes(platform),
         *project_keys.routes(platform),
         *service_accounts.routes(platform),

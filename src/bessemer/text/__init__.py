@@ -11,6 +11,8 @@ __all__ = [
     "criteria",
     "criterion_checks",
     "detokenizer",
+    "formula",
+    "grader_objects",
     "graders",
     "infilling",
     "patterns",

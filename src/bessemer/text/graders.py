@@ -2,6 +2,7 @@
 
     exact    is the answer the one in the dataset?          code     do its unit tests pass?
     format   does the text match a pattern?                 length   is it short enough?
+    grader   what a grader of OpenAI's API says (`grader_objects`), as a job of its own names one
 
 How one judges is said by its section of a recipe (`core.reward_sections`). An item that lacks the
 field to judge by is an error: a 0 for it would say that every answer is wrong. Not here: what a
@@ -10,6 +11,7 @@ network thinks of an answer (`train.rewards`).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +19,18 @@ from typing import Any, NamedTuple, Protocol
 
 from bessemer.core.errors import DataError
 from bessemer.core.protocols import Message
-from bessemer.core.reward_sections import CodePart, ExactPart, FormatPart, LengthPart
+from bessemer.core.reward_sections import (
+    CodePart,
+    ExactPart,
+    FormatPart,
+    GraderPart,
+    LengthPart,
+)
 from bessemer.core.sandbox import Limits, require_sandbox
 from bessemer.core.unit_tests import passed
 from bessemer.text.answers import code_in, in_box, in_tag, is_same, last_number
+from bessemer.text.criterion_checks import sample_of
+from bessemer.text.grader_objects import GraderObject, read_grader
 from bessemer.text.patterns import Pattern
 from bessemer.text.tokenizer import Tokenizer
 
@@ -52,7 +62,7 @@ class Grader(Protocol):
 
 
 def open_grader(
-    part: ExactPart | FormatPart | CodePart | LengthPart, tokenizer: Tokenizer
+    part: ExactPart | FormatPart | CodePart | LengthPart | GraderPart, tokenizer: Tokenizer
 ) -> Grader:
     """The grader of a recipe's section.
 
@@ -73,6 +83,8 @@ def open_grader(
             return CodeGrader(part)
         case LengthPart():
             return LengthGrader(part, tokenizer)
+        case GraderPart():
+            return ObjectGrader(part)
 
 
 class ExactGrader:
@@ -152,6 +164,34 @@ class LengthGrader:
         if self._part.unit == "characters":
             return len(text)
         return len(self._tokenizer.encode_continuation(text, parse_special=False))
+
+
+class ObjectGrader:
+    """What a grader of OpenAI's API gives. A line without a field it reads is an error.
+
+    An answer that cannot be judged (no JSON where JSON is read, an exception in the grader's
+    Python) earns 0: such an answer is what the grader is there to discourage.
+    """
+
+    def __init__(self, part: GraderPart) -> None:
+        self.name: str = part.kind
+        self._grader: GraderObject = read_grader(json.loads(part.grader))
+        self._grader.require_alone("in a run")
+        if self._grader.runs_code:
+            require_sandbox()
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        with ThreadPoolExecutor(JUDGES) as pool:
+            return list(pool.map(self._score, answers))
+
+    def _score(self, answer: Answer) -> float:
+        self._grader.check_item(answer.item)
+        finish = "stop" if answer.finished else "length"
+        spaces = {"item": answer.item, "sample": sample_of(answer.text, finish_reason=finish)}
+        try:
+            return self._grader.grade(spaces).reward
+        except DataError:
+            return 0.0
 
 
 def field_of(item: Mapping[str, Any], name: str) -> Any:

@@ -38,7 +38,7 @@ from bessemer.train.memory import explained, refuse_if_too_large
 from bessemer.train.objectives import reptile
 from bessemer.train.opening import Schedule, open_schedule
 from bessemer.train.optimizer import Optimizer
-from bessemer.train.output import write_output
+from bessemer.train.output import write_output, write_snapshot
 from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import write_sample
 from bessemer.train.schedule import learning_rate
@@ -162,6 +162,9 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                 if step in validations:
                     said = judge(decoder, weights, schedule, recipe)
                     log.write("validation", step=step, **said)
+                    if recipe.lora is not None and recipe.lora.snapshots:
+                        write_snapshot(run, step, plan, decoder)
+                        log.write("snapshot", step=step)
                     watchdog.beat()
                 is_last = step == steps or stop.requested
                 if is_last or time.monotonic() - last_saved_s >= recipe.checkpoints.every_s:
@@ -187,7 +190,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
             measure=schedule.measure,
             before=told[0][schedule.measure],
             after=told[-1][schedule.measure],
-            output="output/model",
+            output=f"output/{'model' if (run.output / 'model').is_dir() else 'adapter'}",
         )
 
 
@@ -246,6 +249,7 @@ def _speed(
     tokens = sum(batch.tokens for batch in batches)
     flops = sum(cost.flops(batch.tokens, batch.targets, batch.lengths) for batch in batches)
     return {
+        "tokens": tokens,
         "tokens_s": round(tokens / durations_s[-1], 1),
         "mfu": round(flops / durations_s[-1] / 1e9 / peak_gflops, 4),
         "eta_s": round(steps_left * statistics.median(durations_s[-20:]), 1),

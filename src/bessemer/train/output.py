@@ -1,4 +1,6 @@
-"""What a run leaves: `output/model`, a Hugging Face folder, and with LoRA `output/adapter`."""
+"""What a run leaves: `output/model`, a Hugging Face folder, and with LoRA `output/adapter`, or that
+alone. On the way it may leave adapters in `snapshots/step-NNNNNNNN`.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,50 @@ def write_output(
     weights: TrainedWeights,
     tokenizer: Tokenizer,
 ) -> None:
-    """Write `output/` as a whole, in float32, LoRA merged.
+    """Write `output/` as a whole, in float32; the model has LoRA merged.
 
     Raises:
         OutOfSpace: it does not fit; there is no `output` then.
     """
-    size_bytes = 4 * sum(parameter.numel() for parameter in decoder.parameters())
-    refuse_if_full(run.path, size_bytes, "the trained model")
     new = run.path / ".output.tmp"
     shutil.rmtree(new, ignore_errors=True)
+    if recipe.lora is None or recipe.lora.leaves == "both":
+        size_bytes = 4 * sum(parameter.numel() for parameter in decoder.parameters())
+        refuse_if_full(run.path, size_bytes, "the trained model")
+        _write_model(new, plan, decoder, weights, tokenizer)
+    # The adapter of a reward model is none without its head; the whole model has both.
+    if recipe.lora is not None and not isinstance(decoder, RewardModel):
+        save_adapter(lora_layers(decoder), new / "adapter", base=plan["model"]["name"])
+    if run.output.exists():
+        shutil.rmtree(run.output)
+    new.rename(run.output)
+
+
+def write_snapshot(run: RunFolder, step: int, plan: dict[str, Any], decoder: Trained) -> None:
+    """Write the adapter as it is after `step`, as a whole, in float32.
+
+    Raises:
+        OutOfSpace: it does not fit.
+    """
+    layers = lora_layers(decoder)
+    size_bytes = 4 * sum(p.numel() for layer in layers.values() for p in layer.parameters())
+    final = run.snapshots / f"step-{step:08d}"
+    new = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    refuse_if_full(new, size_bytes, "a snapshot of the adapter")
+    save_adapter(layers, new, base=plan["model"]["name"])
+    shutil.rmtree(final, ignore_errors=True)  # the same one, of a run that was resumed
+    new.rename(final)
+
+
+def _write_model(
+    new: Path,
+    plan: dict[str, Any],
+    decoder: Trained,
+    weights: TrainedWeights,
+    tokenizer: Tokenizer,
+) -> None:
     base = Path(plan["model"]["path"]) if plan["model"] else None
     like = base or tokenizer.folder
     plain = finished(decoder, weights, base)
@@ -52,12 +89,6 @@ def write_output(
         ends = sorted(tokenizer.eos_ids)
         defaults = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends}
         (new / "model" / "generation_config.json").write_text(json.dumps(defaults, indent=2))
-    # The adapter of a reward model is none without its head; the whole model has both.
-    if recipe.lora is not None and not isinstance(plain, RewardModel):
-        save_adapter(lora_layers(decoder), new / "adapter", base=plan["model"]["name"])
-    if run.output.exists():
-        shutil.rmtree(run.output)
-    new.rename(run.output)
 
 
 @torch.no_grad()

@@ -18,9 +18,9 @@ def write_sample(
 ) -> None:
     """Let the network continue a prompt of its validation data, for people to read."""
     task = schedule.tasks[0]
-    if not task.prompt:
-        return
     prompt, count = list(task.prompt), recipe.evaluation.sample_tokens
+    if not prompt or not count:
+        return
     answer = greedy(decoder, prompt, count, task.tokenizer.eos_ids)
     decode = task.tokenizer.decode
     log.write("sample", step=step, prompt=decode(prompt), text=decode(answer))

@@ -1,0 +1,432 @@
+"""Fine-tuning jobs: ask for one, look at it, pause, resume, cancel it, and delete what it made.
+
+A job is a row that says what is wanted, and a run of the train room that does it. `FineTuningDesk`
+(`fine_tuning_desk`) carries the one to the other; what a job is now is read from both:
+
+    validating_files -> queued -> running -> succeeded       the result is served under its name
+                                  paused                     stopped after a checkpoint; `resume`
+                     failed, cancelled                       `error` says why
+
+A job that a person stopped by `bessemer runs RUN --cancel` is paused, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from bessemer.app import files, jobs
+from bessemer.app.adapters import NamedAdapter, find_served
+from bessemer.app.chat import no_such_model
+from bessemer.app.fine_tuning_method import Method
+from bessemer.app.paging import PageRequest, read_page
+from bessemer.app.platform import Platform
+from bessemer.app.tables import fine_tuning_checkpoints, fine_tuning_jobs
+from bessemer.core.database import now_ms
+from bessemer.core.errors import Conflict, InvalidInput, NotFound
+from bessemer.core.ids import new_id
+from bessemer.core.principal import Principal
+from bessemer.core.runs import RunFolder
+from bessemer.core.tables import names
+from bessemer.models.encoder_config import is_encoder
+from bessemer.text.grader_objects import read_grader
+
+READ_SCOPE, WRITE_SCOPE = "runs:read", "runs:write"
+FINAL = ("succeeded", "failed", "cancelled")
+STOP_WAIT_S = 5.0
+
+Status = Literal[
+    "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
+]
+Wanted = Literal["run", "pause", "cancel"]
+
+_SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
+_PREFIX = "ft:"
+
+
+class Request(NamedTuple):
+    """What is asked for. `model` may be fine-tuned already: the job goes on from there."""
+
+    model: str
+    training_file: str
+    method: Method
+    validation_file: str | None = None
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a job failed. `param` is the field whose file is at fault."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Job(NamedTuple):
+    """A job as it is now. `model_name` is what it will be called; times are Unix milliseconds."""
+
+    id: str
+    org_id: str
+    project_id: str
+    owner_id: str
+    created_ms: int
+    model: str
+    method: Method
+    seed: int
+    training_file: str
+    validation_file: str | None
+    metadata: Mapping[str, str] | None
+    model_name: str
+    status: Status
+    run_id: str | None
+    result_file: str | None
+    trained_tokens: int | None
+    error: Fault | None
+    finished_ms: int | None
+    estimated_finish_s: int | None
+
+
+class JobCheckpoint(NamedTuple):
+    """An adapter that was left on the way; `model` is the name to ask it by."""
+
+    id: str
+    created_ms: int
+    job_id: str
+    step: int
+    model: str
+    metrics: Mapping[str, float]
+
+
+def create(platform: Platform, principal: Principal, request: Request) -> Job:
+    """Ask for a job. Its files are read next; what is wrong in them fails the job, not this.
+
+    Raises:
+        NotFound: there is no such file in the project.
+        InvalidInput: the model cannot be fine-tuned, or a field makes no sense.
+    """
+    principal.require(WRITE_SCOPE)
+    method = request.method.checked()
+    if method.reinforcement is not None:
+        place = "method.reinforcement.grader"
+        read_grader(method.reinforcement.grader, place).require_alone("in a run")
+    base = _trainable(platform, principal, request.model)
+    _check_file(platform, principal, request.training_file, "training_file")
+    if request.validation_file is not None:
+        _check_file(platform, principal, request.validation_file, "validation_file")
+    job_id = new_id("ftjob-")
+    row = {
+        "id": job_id,
+        "org_id": principal.org_id,
+        "project_id": principal.project_id,
+        "owner_id": principal.owner_id,
+        "created_ms": now_ms(),
+        "model": request.model,
+        "method": msgspec.json.encode(method).decode(),
+        "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
+        "training_file": request.training_file,
+        "validation_file": request.validation_file,
+        "metadata": _metadata_text(request.metadata),
+        "fine_tuned_model": _model_name(base, principal, request.suffix, job_id),
+        "state": "validating",
+        "wanted": "run",
+    }
+    with platform.db.write() as connection:
+        connection.execute(fine_tuning_jobs.insert().values(row))
+    return get(platform, principal, job_id)
+
+
+def get(platform: Platform, principal: Principal, job_id: str) -> Job:
+    """Raises NotFound unless the principal's project has this job."""
+    principal.require(READ_SCOPE)
+    return job_of(platform, _row(platform, principal, job_id))
+
+
+def list_jobs(
+    platform: Platform,
+    principal: Principal,
+    asked: PageRequest,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[list[Job], bool]:
+    """A page of the project's jobs, newest first, and whether there are more.
+
+    Args:
+        metadata: pairs that a job must have; an empty mapping finds those without any.
+    """
+    principal.require(READ_SCOPE)
+    where = fine_tuning_jobs.c.project_id == principal.project_id
+    if metadata is not None:
+        where &= _has_metadata(metadata)
+    with platform.db.read() as connection:
+        rows, has_more = read_page(connection, fine_tuning_jobs, where, asked)
+    return [job_of(platform, row) for row in rows], has_more
+
+
+def cancel(
+    platform: Platform, principal: Principal, job_id: str, *, wait_s: float = STOP_WAIT_S
+) -> Job:
+    """Stop a job for good: at once, or after the step that it is in and a checkpoint.
+
+    Raises:
+        InvalidInput: it is over.
+    """
+    return _steer(platform, principal, job_id, "cancel", wait_s)
+
+
+def pause(
+    platform: Platform, principal: Principal, job_id: str, *, wait_s: float = STOP_WAIT_S
+) -> Job:
+    """Stop a job after a checkpoint, to go on from it later to the bit.
+
+    Raises:
+        InvalidInput: it is over, or its files are still being read.
+    """
+    return _steer(platform, principal, job_id, "pause", wait_s)
+
+
+def resume(platform: Platform, principal: Principal, job_id: str) -> Job:
+    """Let a paused job go on.
+
+    Raises:
+        InvalidInput: it is not paused.
+    """
+    principal.require(WRITE_SCOPE)
+    job = job_of(platform, _row(platform, principal, job_id))
+    if job.status != "paused":
+        raise InvalidInput(f"{job_id} is {job.status}; only a paused job is resumed")
+    _want(platform, job_id, "run")
+    assert job.run_id is not None
+    with contextlib.suppress(Conflict):  # somebody else resumed it just now
+        jobs.resume(platform, principal, job.run_id)
+    return get(platform, principal, job_id)
+
+
+def list_checkpoints(
+    platform: Platform, principal: Principal, job_id: str, asked: PageRequest
+) -> tuple[list[JobCheckpoint], bool]:
+    """A page of a job's checkpoints, newest first, and whether there are more."""
+    principal.require(READ_SCOPE)
+    _row(platform, principal, job_id)
+    where = fine_tuning_checkpoints.c.job_id == job_id
+    with platform.db.read() as connection:
+        rows, has_more = read_page(connection, fine_tuning_checkpoints, where, asked)
+    return [
+        JobCheckpoint(r.id, r.created_ms, r.job_id, r.step, r.model, json.loads(r.metrics))
+        for r in rows
+    ], has_more
+
+
+def delete_model(platform: Platform, principal: Principal, model: str) -> None:
+    """Forget the name of a model that a job of this project made; nobody can ask it any more.
+
+    Raises:
+        ModelNotFound: the project has no such name.
+        InvalidInput: no job made it.
+    """
+    principal.require("models:write")
+    try:
+        find_served(platform, principal, model)
+    except NotFound:
+        raise no_such_model(model) from None
+    mine = (names.c.project_id == principal.project_id) & (names.c.name == model)
+    with platform.db.write() as connection:
+        if not _was_made_here(connection, principal, model):
+            raise InvalidInput(
+                f"{model} was not made by a fine-tuning job, and stays",
+                param="model",
+                next_step="GET /v1/fine_tuning/jobs names the models that were",
+            )
+        connection.execute(names.delete().where(mine, names.c.kind.in_(("model", "adapter"))))
+
+
+def run_folder(platform: Platform, job: Job) -> RunFolder | None:
+    """The run that does the job, once there is one."""
+    return None if job.run_id is None else RunFolder(platform.home.runs / job.run_id)
+
+
+def job_of(platform: Platform, row: sa.Row[Any]) -> Job:
+    """What row and run say together."""
+    status = _status(platform, row)
+    eta_s = None
+    if status == "running" and row.run_id is not None:
+        step = RunFolder(platform.home.runs / row.run_id).last("step")
+        if step is not None:
+            eta_s = int(step["t"] + step["eta_s"])
+    return Job(
+        row.id,
+        row.org_id,
+        row.project_id,
+        row.owner_id,
+        row.created_ms,
+        row.model,
+        msgspec.json.decode(row.method, type=Method),
+        row.seed,
+        row.training_file,
+        row.validation_file,
+        None if row.metadata is None else json.loads(row.metadata),
+        row.fine_tuned_model,
+        status,
+        row.run_id,
+        row.result_file,
+        row.trained_tokens,
+        None if row.error is None else msgspec.json.decode(row.error, type=Fault),
+        row.finished_ms,
+        eta_s,
+    )
+
+
+def acting_for(row: sa.Row[Any] | Job) -> Principal:
+    """Whoever asked for the job, as far as the job needs it."""
+    return Principal(row.org_id, row.project_id, row.owner_id, frozenset({"*"}))
+
+
+def _status(platform: Platform, row: sa.Row[Any]) -> Status:
+    if row.state in FINAL:
+        return row.state  # type: ignore[no-any-return]
+    if row.state == "validating":
+        return "cancelled" if row.wanted == "cancel" else "validating_files"
+    state = jobs.get_run(platform, acting_for(row), row.run_id).state
+    if state == "cancelled" or (state == "dead" and row.wanted != "run"):
+        return "cancelled" if row.wanted == "cancel" else "paused"
+    # A dead run is queued again by the desk; one that is over is until the desk has looked at it.
+    return "queued" if state in ("queued", "dead") else "running"
+
+
+def _steer(
+    platform: Platform, principal: Principal, job_id: str, wanted: Wanted, wait_s: float
+) -> Job:
+    principal.require(WRITE_SCOPE)
+    job = job_of(platform, _row(platform, principal, job_id))
+    if job.status in FINAL or (wanted == "pause" and job.status in ("paused", "validating_files")):
+        raise InvalidInput(f"{job_id} is {job.status}; it cannot be {_PAST[wanted]}")
+    _want(platform, job_id, wanted)
+    if job.run_id is not None and job.status in ("queued", "running"):
+        deadline_s = time.monotonic() + wait_s
+        # One that is over already, or starts for longer: the desk looks at both.
+        with contextlib.suppress(Conflict, NotFound):
+            jobs.cancel(platform, principal, job.run_id, wait_s=wait_s)
+        while job.status == "running" and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+            job = job_of(platform, _row(platform, principal, job_id))
+    return job_of(platform, _row(platform, principal, job_id))
+
+
+_PAST = {"pause": "paused", "cancel": "cancelled"}
+
+
+def _want(platform: Platform, job_id: str, wanted: Wanted) -> None:
+    still_open = fine_tuning_jobs.c.state.in_(("validating", "open"))
+    with platform.db.write() as connection:
+        connection.execute(
+            fine_tuning_jobs.update()
+            .where(fine_tuning_jobs.c.id == job_id, still_open)
+            .values(wanted=wanted)
+        )
+
+
+def _row(platform: Platform, principal: Principal, job_id: str) -> sa.Row[Any]:
+    table = fine_tuning_jobs
+    mine = (table.c.id == job_id) & (table.c.project_id == principal.project_id)
+    with platform.db.read() as connection:
+        row = connection.execute(sa.select(table).where(mine)).first()
+    if row is None:
+        raise NotFound(
+            f"there is no fine-tuning job {job_id[:100]!r}",
+            param="fine_tuning_job_id",
+            next_step="GET /v1/fine_tuning/jobs",
+        )
+    return row
+
+
+def _trainable(platform: Platform, principal: Principal, model: str) -> str:
+    """The name of the base that the model is, or is an adapter of."""
+    try:
+        found = find_served(platform, principal, model)
+    except NotFound as fault:
+        raise InvalidInput(
+            f"the model {model[:100]!r} cannot be fine-tuned: {fault.message}",
+            next_step=fault.next_step,
+            param="model",
+        ) from None
+    if is_encoder(found.path):
+        raise InvalidInput(f"{model} is an encoder and writes no answers", param="model")
+    base = found.base if isinstance(found, NamedAdapter) else found
+    return base.name
+
+
+def _check_file(platform: Platform, principal: Principal, file_id: str, param: str) -> None:
+    try:
+        file = files.get(platform, principal, file_id)
+    except NotFound as fault:
+        raise NotFound(fault.message, next_step=fault.next_step, param=param) from None
+    if file.purpose != "fine-tune":
+        raise InvalidInput(
+            f"{file_id} was uploaded for {file.purpose!r}; this needs 'fine-tune'", param=param
+        )
+
+
+def _model_name(base: str, principal: Principal, suffix: str | None, job_id: str) -> str:
+    if suffix is not None and not _SUFFIX.fullmatch(suffix):
+        raise InvalidInput(
+            f"'suffix' is {suffix[:100]!r}; it takes 1 to 64 letters, digits, dots, hyphens and"
+            " underscores, a letter or digit first",
+            param="suffix",
+        )
+    # A name is one part of a URL's path.
+    root = base.removeprefix(_PREFIX).partition(":")[0] if base.startswith(_PREFIX) else base
+    root = root.rpartition("/")[2].replace("@", "-")[:60]
+    return f"{_PREFIX}{root}:{principal.project_id}:{suffix or ''}:{job_id[-8:]}"
+
+
+def _metadata_text(metadata: Mapping[str, str] | None) -> str | None:
+    """Canonical JSON, which `_has_metadata` looks into; None for no pairs."""
+    if not metadata:
+        return None
+    if len(metadata) > _MOST_PAIRS:
+        raise InvalidInput(
+            f"'metadata' has {len(metadata)} pairs; it takes {_MOST_PAIRS}", param="metadata"
+        )
+    for key, value in metadata.items():
+        if not 1 <= len(key) <= _LONGEST_KEY or len(value) > _LONGEST_VALUE:
+            raise InvalidInput(
+                f"'metadata' takes keys of 1 to {_LONGEST_KEY} and values of up to"
+                f" {_LONGEST_VALUE} characters",
+                param="metadata",
+            )
+    return json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"))
+
+
+def _has_metadata(wanted: Mapping[str, str]) -> sa.ColumnElement[bool]:
+    """Pairs stand in canonical JSON behind `{` or `,`, where no text inside of a string can.
+
+    `replace` tells upper from lower case in every database, as LIKE does not.
+    """
+    text = fine_tuning_jobs.c.metadata
+    if not wanted:
+        return text.is_(None)
+    found = []
+    for key, value in wanted.items():
+        pair = json.dumps({key: value}, separators=(",", ":"))[1:-1]
+        either = [sa.func.replace(text, before + pair, "") != text for before in "{,"]
+        found.append(sa.or_(*either))
+    return sa.and_(*found)
+
+
+def _was_made_here(connection: sa.Connection, principal: Principal, model: str) -> bool:
+    project = principal.project_id
+    table, parts = fine_tuning_jobs, fine_tuning_checkpoints
+    whole = sa.select(table.c.id).where(
+        table.c.project_id == project, table.c.fine_tuned_model == model
+    )
+    part = sa.select(parts.c.id).where(parts.c.project_id == project, parts.c.model == model)
+    return connection.execute(sa.union_all(whole, part)).first() is not None

@@ -1,0 +1,421 @@
+"""`/v1/fine_tuning/jobs` through the official client, on runs that only tell what a run tells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import openai
+import pytest
+
+from bessemer.app import files, jobs, names
+from bessemer.app.adapters import find_adapter
+from bessemer.app.fine_tuning_desk import FineTuningDesk
+from bessemer.app.platform import Platform
+from bessemer.app.supervisor import Supervisor
+from bessemer.core.home import Home
+from bessemer.core.principal import Principal
+from bessemer.core.runs import RunFolder
+from bessemer.gateway.asgi import build
+from bessemer.gateway.exchange import ASGIApp
+from bessemer.gateway.resources import resource_routes
+from tests.fakes import FakeServing
+from tests.gateway.calling import CHAT_KEY, KEY, FakeKeyRing, call, running
+from tests.gateway.tuning_run import COMMAND
+from tests.polling import until
+from tests.specification import check
+from tests.text.test_grader_objects import JUDGE, RIGHT
+from tests.tiny import world
+
+JOBS = "/v1/fine_tuning/jobs"
+ME = Principal("org", "p1", "u1", frozenset({"*"}))
+RICH_KEY = "sk-bsm-test-rich-other"
+
+
+class RichRing(FakeKeyRing):
+    """With a key of another project that may do everything there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._principals[RICH_KEY] = Principal("org", "p2", "u2", frozenset({"*"}))
+
+
+class Shop(NamedTuple):
+    """A platform with the model `tiny`, its application, and what works in the background."""
+
+    platform: Platform
+    app: ASGIApp
+    desk: FineTuningDesk
+    supervisor: Supervisor
+
+    def upload(self, lines: list[Any], purpose: Any = "fine-tune") -> str:
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        return files.add_bytes(self.platform, ME, "lines.jsonl", purpose, data).id
+
+    def create(self, lines: list[Any], **fields: Any) -> Any:
+        body = {"model": "tiny", "training_file": self.upload(lines), **fields}
+        answer = call(self.app, JOBS, body)
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    def get(self, job: Any) -> Any:
+        return call(self.app, f"{JOBS}/{job['id']}", method="GET").json()
+
+    def post(self, job: Any, verb: str) -> Any:
+        return call(self.app, f"{JOBS}/{job['id']}/{verb}")
+
+    def work(self) -> None:
+        """A round of everything in the background."""
+        self.desk.round()
+        asyncio.run(self.supervisor.tick())
+
+    def until(self, job: Any, *statuses: str) -> Any:
+        def there() -> bool:
+            self.work()
+            return self.get(job)["status"] in statuses
+
+        until(there, f"the job is {statuses}", 30)
+        return self.get(job)
+
+    def mark(self, name: str) -> Path:
+        """See `tuning_run`."""
+        path = self.platform.home.root / name
+        path.touch()
+        return path
+
+    def run_of(self, _job: Any) -> RunFolder:
+        """The newest run."""
+        return RunFolder(max(self.platform.home.runs.iterdir()))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world.write_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, tiny_folder: Path) -> Iterator[Shop]:
+    with Platform.open(Home(tmp_path / "home")) as platform:
+        folder = platform.artifacts.workspace()
+        shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+        stored = platform.artifacts.put(folder, kind="model", name="tiny")
+        names.bind(platform, ME, "model", "tiny", stored.digest)
+        app = build(FakeServing({}), RichRing(), routes=resource_routes(platform))
+        desk = FineTuningDesk(platform, tick_s=0.05)
+        yield Shop(platform, app, desk, Supervisor(platform, command=COMMAND, tick_s=0.05))
+        for run in platform.home.runs.iterdir():
+            if process := RunFolder(run).process():
+                process.send(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def serving(shop: Shop) -> Iterator[openai.OpenAI]:
+    """A server with its background, and the official client."""
+
+    @contextlib.asynccontextmanager
+    async def background() -> Any:
+        await shop.supervisor.start()
+        await shop.desk.start()
+        yield
+        await shop.desk.close()
+        await shop.supervisor.close()
+
+    with running(shop.app, lifespan=background()) as server:
+        yield openai.OpenAI(base_url=server.url + "/v1", api_key=KEY, max_retries=0)
+
+
+def test_the_official_client_trains_to_the_end(shop: Shop) -> None:
+    with serving(shop) as client:
+        data = "\n".join(map(json.dumps, world.chats(10))).encode()
+        file = client.files.create(file=("chats.jsonl", data), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=file.id,
+            validation_file=file.id,
+            suffix="boxes",
+            seed=7,
+            metadata={"team": "blue"},
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        )
+        assert (job.status, job.fine_tuned_model) == ("validating_files", None)
+        path = f"/fine_tuning/jobs/{job.id}/events?stream=true"
+        told = [
+            event.message
+            for event in client.get(
+                path,
+                cast_to=openai.types.fine_tuning.FineTuningJobEvent,
+                stream=True,
+                stream_cls=openai.Stream[openai.types.fine_tuning.FineTuningJobEvent],
+            )
+        ]
+        done = client.fine_tuning.jobs.retrieve(job.id)
+        assert told[0] == f"Created fine-tuning job: {job.id}"
+        assert told[-1] == "The job has successfully completed"
+        assert "Step 5/5: training loss=0.8000" in told
+        assert done.status == "succeeded"
+        name = f"ft:tiny:p1:boxes:{job.id[-8:]}"
+        assert done.fine_tuned_model == name
+        assert (done.trained_tokens, done.seed, done.metadata) == (500, 7, {"team": "blue"})
+        assert done.hyperparameters.n_epochs == 2
+        assert done.hyperparameters.batch_size == 4
+        listed = list(client.fine_tuning.jobs.list_events(job.id, limit=3))
+        assert [event.message for event in listed] == told[::-1]
+        assert [e.data["step"] for e in listed if e.type == "metrics"][::-1] == [1, 2, 3, 4, 5, 5]  # type: ignore[call-overload, index]
+        (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
+        assert checkpoint.fine_tuned_model_checkpoint == f"{name}:ckpt-step-5"
+        assert checkpoint.metrics.train_loss == pytest.approx(0.8)
+        assert checkpoint.metrics.valid_loss == 0.5
+        for made in (name, checkpoint.fine_tuned_model_checkpoint):
+            assert find_adapter(shop.platform, ME, made).base.name == "tiny"
+        (result,) = done.result_files
+        table = client.files.content(result).text.splitlines()
+        assert table[0] == "step,train_loss,valid_loss"
+        assert table[-1] == "5,0.8,0.5"
+        assert client.models.delete(name).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.models.delete(name)
+
+
+def test_a_fault_in_a_file_names_its_line_before_anything_is_trained(shop: Shop) -> None:
+    lines: list[Any] = [*world.chats(3), {"messages": [{"role": "user"}]}, {"text": "x"}]
+    job = shop.until(shop.create(lines), "failed")
+    assert (job["error"]["code"], job["error"]["param"]) == (
+        "invalid_training_file",
+        "training_file",
+    )
+    assert "line 4: " in job["error"]["message"]
+    assert "line 5: " in job["error"]["message"]
+    assert list(shop.platform.home.runs.iterdir()) == []
+    (last, *_) = call(shop.app, f"{JOBS}/{job['id']}/events", method="GET").json()["data"]
+    assert (last["level"], last["message"]) == ("error", job["error"]["message"])
+
+
+def test_a_file_of_another_kind_and_one_too_long_fail_the_job(shop: Shop) -> None:
+    long = world.chats(2)
+    long[1]["messages"][1]["content"] = "red " * 1000
+    pair = {
+        "input": {"messages": [{"role": "user", "content": "Hi"}]},
+        "preferred_output": [{"role": "assistant", "content": "Hello"}],
+        "non_preferred_output": [{"role": "assistant", "content": "What"}],
+    }
+    for lines, wanted in (([pair], "chats are needed"), (long, "line 2 has")):
+        job = shop.until(shop.create(lines), "failed")
+        assert wanted in job["error"]["message"]
+    good = shop.upload(world.chats(2))
+    bad = shop.upload([{"no": "chat"}])
+    fields = {"model": "tiny", "training_file": good, "validation_file": bad}
+    job = shop.until(call(shop.app, JOBS, fields).json(), "failed")
+    assert job["error"]["code"] == "invalid_validation_file"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "gpt-4o"}, "model"),
+        ({"suffix": "a b"}, "suffix"),
+        ({"suffix": "x" * 65}, "suffix"),
+        ({"seed": -1}, "seed"),
+        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"batch_size": "big"}}, "hyperparameters.batch_size"),
+        ({"hyperparameters": {"epochs": 1}}, "hyperparameters.epochs"),
+        ({"method": {"type": "dpo"}, "hyperparameters": {}}, "hyperparameters"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement"),
+        (
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": JUDGE}}},
+            "method.reinforcement.grader",
+        ),
+        ({"integrations": [{"type": "wandb"}]}, "integrations"),
+        ({"metadata": {"k": "v" * 513}}, "metadata"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_request_names_its_field(shop: Shop, fields: dict[str, Any], param: str) -> None:
+    body = {"model": "tiny", "training_file": shop.upload(world.chats(1)), **fields}
+    answer = call(shop.app, JOBS, body)
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert call(shop.app, JOBS, method="GET").json()["data"] == []
+
+
+def test_a_file_that_is_not_there_or_of_another_purpose_is_refused(shop: Shop) -> None:
+    body = {"model": "tiny", "training_file": "file-none"}
+    missing = call(shop.app, JOBS, body)
+    assert (missing.status, missing.error["param"]) == (404, "training_file")
+    body["training_file"] = shop.upload(world.chats(1), purpose="batch")
+    other = call(shop.app, JOBS, body)
+    assert (other.status, other.error["param"]) == (400, "training_file")
+
+
+def test_another_project_sees_nothing_and_a_poor_key_is_refused(shop: Shop) -> None:
+    job = shop.until(shop.create(world.chats(4)), "succeeded")
+    paths = [("GET", f"/{job['id']}{part}") for part in ("", "/events", "/checkpoints")]
+    paths += [("POST", f"/{job['id']}/{verb}") for verb in ("cancel", "pause", "resume")]
+    for method, path in paths:
+        assert call(shop.app, JOBS + path, method=method, key=RICH_KEY).status == 404, path
+        assert call(shop.app, JOBS + path, method=method, key=CHAT_KEY).status == 403, path
+        assert call(shop.app, JOBS + path, method=method, key=None).status == 401, path
+    assert call(shop.app, JOBS, method="GET", key=RICH_KEY).json()["data"] == []
+    model = f"/v1/models/{job['fine_tuned_model']}"
+    assert call(shop.app, model, method="DELETE", key=RICH_KEY).status == 404
+    assert call(shop.app, model, method="DELETE", key=CHAT_KEY).status == 403
+    stays = call(shop.app, "/v1/models/tiny", method="DELETE")
+    assert (stays.status, stays.error["param"]) == (400, "model")
+    assert call(shop.app, model, method="DELETE").json()["deleted"] is True
+
+
+def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:
+    marks: list[dict[str, str] | None] = [{"a": "x"}, {"a": "X"}, {"a": "x", 'b"': "1"}, None]
+    ids = [shop.create(world.chats(1), metadata=mark)["id"] for mark in marks]
+    with running(shop.app) as server:
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key=KEY, max_retries=0)
+        found = client.fine_tuning.jobs.list
+        assert [job.id for job in found(limit=3)] == ids[::-1]
+        assert [job.id for job in found(metadata={"a": "x"})] == [ids[2], ids[0]]
+        assert [job.id for job in found(metadata={"a": "x", 'b"': "1"})] == [ids[2]]
+        assert [job.id for job in found(metadata={"b": "1"})] == []
+        assert [job.id for job in found(extra_query={"metadata": "null"})] == [ids[3]]
+
+
+def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
+    hold = shop.mark("hold")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    shop.until(job, "running")
+    run = shop.run_of(job)
+    until(lambda: len([e for e in run.read() if e["kind"] == "step"]) == 2, "two steps are done")
+    assert shop.post(job, "resume").status == 400
+    assert shop.post(job, "pause").json()["status"] == "paused"
+    shop.work()
+    assert shop.get(job)["status"] == "paused"
+    hold.unlink()
+    assert shop.post(job, "resume").json()["status"] == "queued"
+    done = shop.until(job, "succeeded")
+    steps = [event["step"] for event in run.read() if event["kind"] == "step"]
+    assert steps == [1, 2, 3, 4, 5]
+    assert done["trained_tokens"] == 500
+    for verb in ("pause", "resume", "cancel"):
+        assert shop.post(job, verb).status == 400
+
+
+def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
+    early = shop.create(world.chats(4))
+    assert shop.post(early, "cancel").json()["status"] == "cancelled"
+    shop.work()
+    assert shop.get(early)["finished_at"] is not None
+    assert list(shop.platform.home.runs.iterdir()) == []
+    shop.mark("hold")
+    going = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    waiting = shop.create(world.chats(4))
+    shop.until(going, "running")
+    assert shop.get(waiting)["status"] == "queued"
+    for job in (waiting, going):
+        assert shop.post(job, "cancel").json()["status"] == "cancelled"
+        assert shop.until(job, "cancelled")["fine_tuned_model"] is None
+    shop.work()
+    assert shop.get(going)["finished_at"] is not None
+
+
+def test_a_run_that_is_killed_goes_on_by_itself(shop: Shop) -> None:
+    die = shop.mark("die")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    shop.until(job, "running")
+    run = shop.run_of(job)
+    until(lambda: run.state() == "dead", "the run is dead")
+    die.unlink()
+    done = shop.until(job, "succeeded")
+    told = call(shop.app, f"{JOBS}/{job['id']}/events", method="GET").json()["data"]
+    assert "The run goes on from the checkpoint of step 2." in [e["message"] for e in told]
+    assert done["trained_tokens"] == 500
+
+
+def test_a_run_that_dies_again_and_again_fails_its_job(shop: Shop) -> None:
+    shop.mark("die")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    done = shop.until(job, "failed")
+    assert done["error"]["code"] == "run_died"
+    assert "died 3 times" in done["error"]["message"]
+
+
+def test_a_run_that_fails_says_why(shop: Shop) -> None:
+    shop.mark("fail")
+    done = shop.until(shop.create(world.chats(10), hyperparameters={"n_epochs": 2}), "failed")
+    assert done["error"] == {
+        "code": "run_failed", "message": "the loss is NaN at step 3", "param": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_a_server_that_is_killed_while_it_submits_submits_once(
+    shop: Shop, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shop.create(world.chats(4))
+    submit: Callable[..., RunFolder] = jobs.submit
+
+    def killed(*given: Any, **named: Any) -> RunFolder:
+        if step == "after":
+            submit(*given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "submit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shop.desk.round()
+    assert shop.get(job)["status"] == "validating_files"
+    shop.until(job, "succeeded")
+    assert len(list(shop.platform.home.runs.iterdir())) == 1
+
+
+def test_a_job_on_top_of_a_fine_tuned_model_goes_on_with_its_adapter(shop: Shop) -> None:
+    first = shop.until(shop.create(world.chats(4)), "succeeded")
+    pair = {
+        "input": {"messages": [{"role": "user", "content": "Where?"}]},
+        "preferred_output": [{"role": "assistant", "content": "In the red box."}],
+        "non_preferred_output": [{"role": "assistant", "content": "There."}],
+    }
+    made = first["fine_tuned_model"]
+    second = shop.create([pair] * 5, model=made, method={"type": "dpo"}, suffix="two")
+    done = shop.until(second, "succeeded")
+    assert done["model"] == made
+    assert done["fine_tuned_model"].startswith("ft:tiny:p1:two:")
+    assert done["method"]["dpo"]["hyperparameters"]["beta"] == 0.1
+    recipe = shop.run_of(second).recipe.read_text()
+    assert f'adapter = "{find_adapter(shop.platform, ME, made).path}"' in recipe
+    assert 'name = "tiny"' in recipe
+
+
+def test_a_reinforcement_job_needs_the_fields_its_grader_reads(shop: Shop) -> None:
+    lines = [{"messages": [{"role": "user", "content": "6 * 7?"}], "answer": "42"}] * 4
+    method = {"type": "reinforcement", "reinforcement": {"grader": RIGHT}}
+    done = shop.until(shop.create(lines, method=method), "succeeded")
+    assert done["method"]["reinforcement"]["hyperparameters"]["eval_samples"] == 16
+    assert 'kind = "grader"' in shop.run_of(done).recipe.read_text()
+    lines[2] = {**lines[2], "answer": None}
+    del lines[2]["answer"]
+    failed = shop.until(shop.create(lines, method=method), "failed")
+    assert failed["error"]["message"].startswith("line 3: {{item.answer}} is not there")
+
+
+def test_every_body_is_as_the_specification_has_it(shop: Shop) -> None:
+    lines = world.chats(4)
+    job = shop.create(lines, validation_file=shop.upload(lines), metadata={"a": "b"})
+    bad = shop.create([{"no": "chat"}])
+    path = f"{JOBS}/{job['id']}"
+    check("GET", path, 200, job)
+    check("GET", JOBS, 200, call(shop.app, JOBS, method="GET").json())
+    done = shop.until(job, "succeeded")
+    check("GET", path, 200, done)
+    check("GET", f"{JOBS}/{bad['id']}", 200, shop.until(bad, "failed"))
+    for part in ("events", "checkpoints"):
+        listed = call(shop.app, f"{path}/{part}", method="GET").json()
+        assert listed["data"]
+        check("GET", f"{path}/{part}", 200, listed)
+    early = shop.create(lines)
+    check("POST", f"{JOBS}/{early['id']}/cancel", 200, shop.post(early, "cancel").json())
+    model = f"/v1/models/{done['fine_tuned_model']}"
+    check("DELETE", model, 200, call(shop.app, model, method="DELETE").json())
