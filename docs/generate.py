@@ -28,7 +28,14 @@ from bessemer.core.errors import BessemerError
 from bessemer.core.recipes import Frozen, explain, load, sections_of
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.evals.recipe import EvalRecipe
-from bessemer.gateway import chat_request, completion_request, failures, parameters, tools
+from bessemer.gateway import (
+    chat_request,
+    completion_request,
+    failures,
+    parameters,
+    response_request,
+    tools,
+)
 from bessemer.gateway import embeddings as embeddings_request
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from bessemer.gateway.resources import resource_routes
@@ -44,8 +51,9 @@ MEANING = {
     "messages": "text only; roles `system`, `developer` (taken as `system`), `user`, `assistant`,"
     " and `tool` for the result of a call",
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
-    "input": f"a string, up to {embeddings.MAX_INPUTS:,} strings, a list of token ids (taken as"
-    f" they are), or a list of such lists; {embeddings.MAX_TOKENS:,} tokens in all",
+    "input": "responses: text or items; embeddings: a string, up to"
+    f" {embeddings.MAX_INPUTS:,} strings, a list of token ids (taken as they are), or a list of"
+    f" such lists; {embeddings.MAX_TOKENS:,} tokens in all",
     "encoding_format": "`float`, the default, or `base64`: little-endian float32",
     "dimensions": "the first so many numbers of each vector, brought to unit length again",
     "pooling": "**extension**: `mean`, `cls` or `last`; by default what the model was made with,"
@@ -89,12 +97,27 @@ MEANING = {
     " `max_tokens` 0 tells of nothing else",
     "best_of": "so many answers are made for each prompt, all of them counted, and the `n` with the"
     " highest log-probability per token (its end included) returned, best first; not streamed",
-    "top_logprobs": "with `logprobs`",
+    "top_logprobs": "with `logprobs`; responses: with `include`",
+    "store": "keep the answer ([guide](../guides/responses.md)); chat: default false, responses:"
+    " default true",
+    "metadata": "up to 16 pairs of text to find a stored object by",
+    "instructions": "what the system says first; not carried over by `previous_response_id`",
+    "previous_response_id": "the stored response that this one continues",
+    "conversation": "the conversation that this one reads and adds to; not both",
+    "max_output_tokens": "default, what the prompt leaves of the context",
+    "include": "`message.output_text.logprobs`; the other values that OpenAI knows are of things"
+    " that no answer here has",
+    "background": "answer at once with `queued`, and work on without the client",
+    "truncation": "`disabled` (default), or `auto`: the oldest turns are left out where the prompt"
+    " does not fit, and `dropped_items` names them",
+    "text": "`format`: `text`, `json_object`, or `json_schema` with its `name` and `schema`;"
+    " `verbosity` only `medium`",
+    "reasoning": "only `effort` `none` and nulls: these models do not reason apart",
 }
 # Beyond the tree of `core.errors`.
 API_ERRORS = (failures.__name__, chat.__name__)
 NO_EFFECT = {
-    *("user", "metadata", "safety_identifier"),
+    *("user", "safety_identifier", "prediction", "max_tool_calls"),
     *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
 }
 ENDPOINTS = (
@@ -132,7 +155,9 @@ DIFFERENCES = """\
 - When the client goes away, its request ends in the engine.
 - Schemas are always held to, `strict` or not; a keyword that cannot be is refused by name. An
   answer with calls has `finish_reason` `tool_calls`, also where a function was chosen by name.
-- Not there: fine-tuning, responses, batches, images, audio, custom tools."""
+- Responses: hosted tools are refused by name. `dropped_items` is an extension, see `truncation`. A
+  response that is not a background one ends when its client goes away, and is not stored then.
+- Not there: batches, images, audio, custom tools."""
 
 
 def pages() -> dict[str, str]:
@@ -243,6 +268,11 @@ def api_page() -> str:
             *_parameter_tables(chat_request.ChatBody, chat_request._NEUTRAL),
             f"At most {chat_request.MAX_MESSAGES:,} messages. A message with a name, audio or"
             " images is refused.",
+            "## POST /v1/responses",
+            *_parameter_tables(response_request.ResponseBody, response_request._NEUTRAL),
+            "`input` is a string, or items: messages (text), `function_call`,"
+            " `function_call_output`, `item_reference`."
+            " ([guide](../guides/responses.md))",
             "## POST /v1/completions",
             *_parameter_tables(completion_request.CompletionBody, {}),
             "## POST /v1/embeddings",

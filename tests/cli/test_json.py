@@ -24,6 +24,11 @@ NOT_READING = {
     ("people", "remove"),
     ("targets", "add"),
     ("targets", "remove"),
+    ("prices", "set"),
+    ("budget", "set"),
+    ("budget", "lift"),
+    ("usage", "settle"),
+    ("usage", "release"),
 }
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}\n'
 

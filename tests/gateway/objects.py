@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from bessemer.app import (
     admin_keys,
+    conversations,
     eval_definitions,
     eval_runs,
     eval_sources,
@@ -24,7 +27,9 @@ from bessemer.app import (
     model_permissions,
     names,
     people,
+    responses,
     service_accounts,
+    stored_completions,
 )
 from bessemer.app.eval_definitions import CustomData
 from bessemer.app.eval_grading import Judge
@@ -36,6 +41,7 @@ from bessemer.app.tables import fine_tuning_jobs
 from bessemer.core.database import now_ms
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
+from bessemer.core.protocols import ChatRequest
 from bessemer.text.criteria import StringCheck
 from tests.fakes import FakeServing
 from tests.gateway.organization import World
@@ -127,7 +133,54 @@ def _model(world: World, me: Principal) -> str:
     return name
 
 
+def _completion(world: World, me: Principal) -> str:
+    answer = {
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion",
+        "created": 1,
+        "model": "tiny",
+        "choices": [],
+    }
+    stored_completions.add(world.platform, me, {}, b"[]", json.dumps(answer).encode())
+    return str(answer["id"])
+
+
+def _item() -> dict[str, Any]:
+    said = [{"type": "input_text", "text": "hi"}]
+    return {
+        "type": "message",
+        "id": new_id("msg"),
+        "role": "user",
+        "status": "completed",
+        "content": said,
+    }
+
+
+def _response(world: World, me: Principal) -> str:
+    request = ChatRequest(request_id="r")
+    asked = responses.Asked(
+        id=new_id("resp"), model="tiny", items=[_item()], request=request, says={}, store=True
+    )
+    prepared = responses.prepare(world.platform, me, asked)
+    whole = msgspec.structs.replace(prepared.response, status="completed")
+    return responses.keep(world.platform, prepared, whole).id
+
+
+def _conversation(world: World, me: Principal) -> str:
+    _newest["conversation"] = conversations.create(world.platform, me, {}, []).id
+    return _newest["conversation"]
+
+
+def _conversation_item(world: World, me: Principal) -> str:
+    (added,) = conversations.add_items(world.platform, me, _newest["conversation"], [_item()])
+    return str(added["id"])
+
+
 MAKERS: Mapping[str, Maker] = {
+    "completion_id": _completion,
+    "response_id": _response,
+    "conversation_id": _conversation,
+    "item_id": _conversation_item,
     "job_id": _job,
     "model": _model,
     "eval_id": _eval,
@@ -146,6 +199,12 @@ MAKERS: Mapping[str, Maker] = {
 
 # Bodies that are right, for the check that the owner of the object is let through.
 BODIES: Mapping[tuple[str, str], Any] = {
+    ("POST", "/v1/chat/completions/{completion_id}"): {"metadata": {"a": "b"}},
+    ("POST", "/v1/conversations"): {"metadata": {"a": "b"}},
+    ("POST", "/v1/conversations/{conversation_id}"): {"metadata": {"a": "b"}},
+    ("POST", "/v1/conversations/{conversation_id}/items"): {
+        "items": [{"type": "message", "role": "user", "content": "hi"}]
+    },
     ("POST", "/v1/evals/{eval_id}"): {"name": "another"},
     ("POST", "/v1/evals/{eval_id}/runs"): {
         "data_source": {

@@ -184,6 +184,7 @@ def test_messages_are_text_and_the_developer_speaks_as_system() -> None:
     "fields",
     [
         {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
+        {"prediction": {"type": "content", "content": "x"}},
         {"safety_identifier": "x", "prompt_cache_key": "k", "prompt_cache_retention": "24h"},
         {"tools": [], "tool_choice": "none", "functions": [], "function_call": "none"},
         {"parallel_tool_calls": True, "response_format": {"type": "text"}, "modalities": ["text"]},
@@ -217,7 +218,6 @@ def test_sampling_parameters_reach_the_engine() -> None:
         ("function_call", "auto"),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
-        ("prediction", {"type": "content", "content": "x"}),
         ("web_search_options", {}),
         ("moderation", {"model": "m"}),
         ("reasoning_effort", "high"),

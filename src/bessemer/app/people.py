@@ -170,7 +170,7 @@ def read(connection: sa.Connection, org_id: str, text: str) -> Person:
     if row is None:
         raise NotFound(
             f"there is no user {text[:100]!r}",
-            next_step="GET /v1/organization/users, or bessemer people",
+            next_step="GET /v1/organization/users, or bessemer people list",
             param="user_id",
         )
     return _person(row, roles_in(connection, ORGANIZATION, [row.id])[row.id])

@@ -90,7 +90,9 @@ def find(platform: Platform, principal: Principal, text: str) -> Project:
         if text in (project.id, project.name):
             return project
     known = ", ".join(project.name for project in found)
-    raise NotFound(f"there is no project {text!r}; known: {known}", next_step="bessemer project")
+    raise NotFound(
+        f"there is no project {text!r}; known: {known}", next_step="bessemer project list"
+    )
 
 
 def acting_in(platform: Platform, principal: Principal, text: str | None) -> Principal:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bessemer.app.call_transcript import CallTranscript
+from bessemer.app.prompt_size import PromptSize
 from bessemer.app.streams import closing
 from bessemer.app.transcript import Transcript, read_prompt
 from bessemer.core.errors import ContextLengthExceeded, EngineUnavailable, InvalidInput
@@ -107,6 +108,10 @@ class EngineResponder:
                 next_step="send the request again",
             )
         yield last
+
+    async def prompt_size(self, request: ChatRequest) -> PromptSize:
+        """See `prompt_size.Counts`. A prompt of megabytes is refused uncounted, as by `respond`."""
+        return PromptSize(len(await self._prompt_ids(request)), self._context_length)
 
     def _generate_request(self, request: ChatRequest, prompt_ids: list[int]) -> GenerateRequest:
         return GenerateRequest(

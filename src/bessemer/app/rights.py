@@ -90,7 +90,7 @@ class Rights:
             f"the roles of {holder_id} in {project_id or 'the organization'} do not reach"
             f" {', '.join(beyond) or 'anything'}; they reach:"
             f" {', '.join(sorted(bound)) or 'nothing'}",
-            next_step="bessemer people role EMAIL ROLE --project PROJECT",
+            next_step="an owner lets people in: bessemer people role --help",
         )
 
     def _scopes(self, roles: Iterable[str], *, everywhere: bool) -> frozenset[str]:

@@ -5,17 +5,22 @@ JSON is canonical text, times are Unix milliseconds, as everywhere (`core.tables
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Text
 
 from bessemer.core.tables import owned
 
 __all__ = [
+    "chat_completions",
+    "conversations",
     "eval_outputs",
     "eval_runs",
     "evals",
     "files",
     "fine_tuning_checkpoints",
     "fine_tuning_jobs",
+    "items",
+    "labels",
+    "responses",
 ]
 
 # What was uploaded or written for somebody; the bytes are in the home, under the row's id.
@@ -104,4 +109,53 @@ fine_tuning_checkpoints = owned(
     Column("model", String(200), nullable=False),
     Column("metrics", Text, nullable=False),
     Index(None, "job_id", "step", unique=True),
+)
+
+# Chat completions that were asked to be stored: the answer as it was sent, and the messages before
+# it as they came.
+chat_completions = owned(
+    "chat_completions",
+    Column("model", String(200), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("messages", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Index(None, "project_id", "model"),
+)
+
+# The `labels` of a stored completion one by one, to be found by: clients call them `metadata`.
+labels = owned(
+    "labels",
+    Column("holder_id", String(64), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("value", String(512), nullable=False),
+    Index(None, "project_id", "key", "value"),
+    Index(None, "holder_id"),
+)
+
+# Responses that were asked to be stored, and every background one. `record` is
+# `app.responses.Response`; `pieces` is what a background stream said, to be said again.
+responses = owned(
+    "responses",
+    Column("model", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("background", Integer, nullable=False),
+    Column("previous_id", String(64)),
+    Column("record", Text, nullable=False),
+    Column("pieces", LargeBinary),
+    Index(None, "project_id", "model"),
+    Index(None, "status"),
+)
+
+conversations = owned("conversations", Column("labels", Text, nullable=False))
+
+# What was said: `holder_id` is a response or a conversation, `item_id` the name clients know it by,
+# which two holders may share. The rows' own ids are in the order in which they were added.
+items = owned(
+    "items",
+    Column("holder_id", String(64), nullable=False),
+    Column("item_id", String(64), nullable=False),
+    Column("side", String(8), nullable=False),
+    Column("item", Text, nullable=False),
+    Index(None, "holder_id", "item_id", unique=True),
+    Index(None, "project_id", "item_id"),
 )

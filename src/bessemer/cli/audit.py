@@ -65,7 +65,7 @@ def command(
     ]
     print_rows(("WHEN", "WHO", "WHAT", "TO", "BEFORE -> AFTER"), rows, "no changes yet")
     if has_more:
-        click.echo(f"there are more; bessemer audit --limit {2 * limit}", err=True)
+        click.echo(f"there are more than {limit}; ask for them with --limit", err=True)
 
 
 def _short(facts: Mapping[str, Any] | None) -> str:

@@ -93,7 +93,7 @@ def list_people(project: str | None, as_json: bool) -> None:
         print_json([person._asdict() for person in found])
         return
     rows = [(one.id, one.email, one.name, one.role, ago(one.created_ms)) for one in found]
-    empty = "nobody was let in; bessemer people role EMAIL ROLE --project PROJECT"
+    empty = "nobody was let in; bessemer people role --help says how"
     print_rows(("ID", "EMAIL", "NAME", "ROLE", "ADDED"), rows, empty)
 
 

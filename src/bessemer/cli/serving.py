@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bessemer.app import models
 from bessemer.app.adapters import base_of, find_served
+from bessemer.app.background import Background
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engines import EnginePool, worker_command
@@ -27,6 +28,7 @@ from bessemer.app.permitted_serving import PermittedServing
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
 from bessemer.app.recording import Recorder, prune
+from bessemer.app.stored_completions import Keeper
 from bessemer.app.supervisor import Supervisor, thread_budget
 from bessemer.app.target_serving import TargetServing
 from bessemer.console.pages import build as build_console
@@ -102,6 +104,7 @@ class Service:
         serving = PermittedServing(self._partners or here)
         self._meter = Meter.of(platform)
         self._evals = EvalRunner(platform, serving, meter=self._meter)
+        self._background = Background(platform, serving, self._meter)
         folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts, meter=self._meter)
         sock = bind(host, port)
@@ -110,9 +113,12 @@ class Service:
             serving,
             self._keyring,
             meter=self._meter,
-            routes=resource_routes(platform, serving=serving, meter=self._meter),
+            routes=resource_routes(
+                platform, serving=serving, meter=self._meter, background=self._background
+            ),
             other=console,
             open_metrics=own,
+            keeper=Keeper(platform),
         )
 
         def when_started(url: str) -> None:
@@ -136,6 +142,7 @@ class Service:
         """Engines and supervisor live on the server's event loop, from before to after it."""
         for model in self._preload:
             self._pool.load(model)
+        await self._background.start()
         await self._supervisor.start()
         await self._evals.start()
         await self._desk.start()
@@ -148,6 +155,7 @@ class Service:
             # Before the engines, whose end it would take for a fault of the items.
             await self._evals.close()
             await self._desk.close()
+            await self._background.close()
             await self._supervisor.close()
             if self._partners is not None:
                 await self._partners.close()

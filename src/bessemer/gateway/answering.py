@@ -5,8 +5,9 @@ An error before the first delta is the answer's status; one after it is the stre
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Protocol
 
 from msgspec import UNSET
 
@@ -16,9 +17,20 @@ from bessemer.app.metering import Meter
 from bessemer.core.principal import Principal
 from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
 from bessemer.gateway.exchange import Exchange
+from bessemer.gateway.failures import UnsupportedParameter
 from bessemer.gateway.limit_headers import limit_headers
 from bessemer.gateway.parameters import Ask
 from bessemer.gateway.shapes import Heading, Shape
+
+
+class Keeper(Protocol):
+    """What is needed of `app.stored_completions.Keeper`."""
+
+    async def keep(
+        self, principal: Principal, given: Mapping[str, str], messages: bytes, answer: bytes
+    ) -> None:
+        """Returns when it is safe on disk."""
+        ...
 
 
 async def answer(
@@ -29,12 +41,16 @@ async def answer(
     shape: Shape,
     latencies: Latencies,
     meter: Meter | None = None,
+    keeper: Keeper | None = None,
 ) -> None:
-    """Answer `ask` on `exchange`, noting how long it took and charging each prompt once.
+    """Answer `ask` on `exchange`, noting how long it took and charging each prompt once; with
+    `storing` nothing says that the answer is over before it is stored.
 
     Raises:
+        UnsupportedParameter: it is to be stored, and there is no keeper.
         BessemerError: what the use case raises; if events were sent, `exchange.fail` adds it.
     """
+    store = _storer(ask, principal, keeper)
     each, request_id = ask.candidates, exchange.request_id
     replies: list[Reply] = []
     for start in range(0, len(ask.requests), each):
@@ -51,9 +67,25 @@ async def answer(
         )
     async with aclosing(interleave(replies)) as pieces:
         if ask.stream:
-            await _stream(exchange, ask, shape, replies, pieces)
+            await _stream(exchange, ask, shape, replies, pieces, store)
         else:
-            await _whole(exchange, ask, shape, replies, pieces)
+            await _whole(exchange, ask, shape, replies, pieces, store)
+
+
+Store = Callable[[bytes], Awaitable[None]]
+
+
+def _storer(ask: Ask, principal: Principal, keeper: Keeper | None) -> Store | None:
+    if ask.storing is None:
+        return None
+    if keeper is None:
+        raise UnsupportedParameter("store")
+    labels, messages = ask.storing
+
+    async def store(answer: bytes) -> None:
+        await keeper.keep(principal, labels, messages, answer)
+
+    return store
 
 
 async def _whole(
@@ -62,6 +94,7 @@ async def _whole(
     shape: Shape,
     replies: list[Reply],
     pieces: AsyncIterator[Piece],
+    store: Store | None,
 ) -> None:
     choices = [Choice() for _ in replies]
     async for index, delta in pieces:
@@ -73,7 +106,10 @@ async def _whole(
         if not ask.says_logprobs:
             choice.logprobs.clear()
     standing = limit_headers(replies[0].taken)
-    await exchange.send_json(200, shape.whole(heading, best, usage), standing)
+    body = shape.whole(heading, best, usage)
+    if store is not None:
+        await store(body)
+    await exchange.send_json(200, body, standing)
 
 
 async def _stream(
@@ -82,6 +118,7 @@ async def _stream(
     shape: Shape,
     replies: list[Reply],
     pieces: AsyncIterator[Piece],
+    store: Store | None,
 ) -> None:
     heading: Heading | None = None
     usage = None if ask.include_usage else UNSET
@@ -100,9 +137,14 @@ async def _stream(
         for event in shape.chunks(heading, index, delta, lengths[index], usage):
             await exchange.send_event(event)
         lengths[index] += len(delta.text)
-        choices[index].usage = delta.usage or choices[index].usage
+        if store is None:
+            choices[index].usage = delta.usage or choices[index].usage
+        else:
+            choices[index].take(delta)
     assert heading is not None, "a responder's stream ended without a delta"
     if ask.include_usage:
         await exchange.send_event(shape.usage_chunk(heading, total_usage(choices, ask.n)))
+    if store is not None:
+        await store(shape.whole(heading, choices, total_usage(choices, ask.n)))
     await exchange.send_event(b"[DONE]")
     await exchange.end()

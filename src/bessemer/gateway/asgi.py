@@ -17,7 +17,7 @@ from bessemer.app.embeddings import embed
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError
 from bessemer.gateway import catalog
-from bessemer.gateway.answering import answer
+from bessemer.gateway.answering import Keeper, answer
 from bessemer.gateway.authentication import KeyRing, principal_of
 from bessemer.gateway.chat_answer import ChatShape
 from bessemer.gateway.chat_request import parse_chat
@@ -64,6 +64,7 @@ def build(
     routes: Sequence[Route] = (),
     other: ASGIApp | None = None,
     open_metrics: bool = False,
+    keeper: Keeper | None = None,
 ) -> ASGIApp:
     """The application.
 
@@ -74,8 +75,9 @@ def build(
         routes: everything of the API that is not on the hot path (`resources`).
         other: gets every path that is not one of ours, WebSockets and lifespan.
         open_metrics: `/metrics` needs no key, since only this machine can ask.
+        keeper: stores the chat completions that ask for it; without one that is refused.
     """
-    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics)
+    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics, keeper)
 
 
 class Gateway:
@@ -89,9 +91,10 @@ class Gateway:
         routes: Routes,
         other: ASGIApp | None,
         open_metrics: bool,
+        keeper: Keeper | None,
     ) -> None:
         self._serving, self._keyring, self._other = serving, keyring, other
-        self._meter = meter
+        self._meter, self._keeper = meter, keeper
         self._routes = routes
         self._open_metrics, self._metrics = open_metrics, Metrics()
 
@@ -151,7 +154,8 @@ class Gateway:
             route, ids = self._routes.find(method, path)
         except (UnknownUrl, MethodNotAllowed) as fault:
             if path in _ANSWERS:
-                raise MethodNotAllowed(method, path, "POST") from None
+                others = f"{fault.allowed}, " if isinstance(fault, MethodNotAllowed) else ""
+                raise MethodNotAllowed(method, path, others + "POST") from None
             raise refuse(method, path, fault) from None
         exchange.route = route.path
         principal = principal_of(exchange, self._keyring)
@@ -161,9 +165,10 @@ class Gateway:
         principal = principal_of(exchange, self._keyring)
         ask = parse(await exchange.read_json(), exchange.request_id)
         latencies = self._metrics.latencies
-        await exchange.while_connected(
-            answer(exchange, self._serving, principal, ask, shape, latencies, self._meter)
+        answering = answer(
+            exchange, self._serving, principal, ask, shape, latencies, self._meter, self._keeper
         )
+        await exchange.while_connected(answering)
 
     async def _embed(self, exchange: Exchange) -> None:
         principal = principal_of(exchange, self._keyring)

@@ -13,7 +13,14 @@ from bessemer.core.protocols import ChatRequest, Message
 from bessemer.gateway.constraints import NOTHING, ResponseFormat, constraint_of
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
-from bessemer.gateway.parameters import Ask, Count, Parameters, refuse_unless_neutral
+from bessemer.gateway.parameters import (
+    Ask,
+    Count,
+    Metadata,
+    Parameters,
+    Storing,
+    refuse_unless_neutral,
+)
 from bessemer.gateway.tools import (
     CallsField,
     Choice,
@@ -37,6 +44,7 @@ class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
     input_audio: Raw = NOTHING
     file: Raw = NOTHING
     refusal: Raw = NOTHING
+    prompt_cache_breakpoint: Raw = NOTHING  # no prompt shows it
 
 
 class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +61,11 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     function_call: Raw = NOTHING
 
 
+class Prediction(msgspec.Struct, forbid_unknown_fields=True):
+    content: str | list[ContentPart]
+    type: Literal["content"] = "content"
+
+
 class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
@@ -63,19 +76,20 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     # They say who asks, and how to file it; they do not change an answer.
-    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: Raw = NOTHING
+    # It says what the answer will be, to get it sooner. Here answers are guessed at anyway.
+    prediction: Prediction | None = None
     # They would change it.
-    store: bool | None = None
     service_tier: str | None = None
     functions: Raw = NOTHING
     function_call: Raw = NOTHING
     modalities: Raw = NOTHING
     audio: Raw = NOTHING
-    prediction: Raw = NOTHING
     web_search_options: Raw = NOTHING
     moderation: Raw = NOTHING
     reasoning_effort: str | None = None
@@ -87,12 +101,10 @@ _NEUTRAL: Mapping[str, Sequence[Any]] = {
     "function_call": ("none",),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "web_search_options": (),
     "moderation": (),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
-    "store": (False,),
     "service_tier": ("auto", "default"),
 }
 _NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
@@ -103,7 +115,13 @@ _NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
     "function_call": (),
 }
 
+
+class _Messages(msgspec.Struct):
+    messages: list[Any]
+
+
 _decoder = msgspec.json.Decoder(ChatBody)
+_messages = msgspec.json.Decoder(_Messages)
 
 
 def parse_chat(raw: bytes, request_id: str) -> Ask:
@@ -136,7 +154,21 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
         )
         for index in range(n)
     ]
-    return Ask(body.model, requests, n, bool(body.stream), include_usage, candidates=n)
+    return Ask(
+        body.model,
+        requests,
+        n,
+        bool(body.stream),
+        include_usage,
+        candidates=n,
+        storing=_storing(body, raw) if body.store else None,
+    )
+
+
+def _storing(body: ChatBody, raw: bytes) -> Storing:
+    """The messages just as they came, since what is read here is not all they had."""
+    messages = decode(_messages, raw).messages
+    return Storing(body.metadata or {}, msgspec.json.encode(messages))
 
 
 def _message(message: ChatMessage, place: str) -> Message:

@@ -126,9 +126,11 @@ class Exchange:
         self._streaming = True
         await self._start(200, [*_EVENTS, *headers])
 
-    async def send_event(self, data: bytes) -> None:
+    async def send_event(self, data: bytes, name: str | None = None) -> None:
         """One event; `data` has no line breaks, as JSON by `msgspec` never has."""
         body = b"data: " + data + b"\n\n"
+        if name is not None:
+            body = b"event: " + name.encode() + b"\n" + body
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:

@@ -33,6 +33,11 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+# As in OpenAI's API: 16 pairs.
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
 Stops = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
 
 
@@ -110,12 +115,19 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return bool(self.stream_options.include_usage)
 
 
+class Storing(NamedTuple):
+    """How an answer is to be stored: its labels, and the messages before it, in JSON."""
+
+    labels: Mapping[str, str]
+    messages: bytes
+
+
 class Ask(NamedTuple):
     """A parsed request: one `ChatRequest` for each choice of the answer, in order of index.
 
     The first `candidates` requests share the first prompt, the next the second, and so on. Of each
     prompt's candidates the `n` with the highest log-probability per token are the answer;
-    `says_logprobs` is whether it tells of them.
+    `says_logprobs` is whether it tells of them. With `storing` the answer is stored.
     """
 
     model: str
@@ -125,6 +137,7 @@ class Ask(NamedTuple):
     include_usage: bool
     candidates: int
     says_logprobs: bool = True
+    storing: Storing | None = None
 
 
 def refuse_unless_neutral(body: msgspec.Struct, neutral: Mapping[str, Sequence[Any]]) -> None:

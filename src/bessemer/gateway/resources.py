@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bessemer.app.background import Background
 from bessemer.app.chat import Serving
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.gateway import (
     admin_keys,
     audit_logs,
+    conversations,
     eval_runs,
     evals,
     files,
@@ -17,18 +19,27 @@ from bessemer.gateway import (
     model_permissions,
     project_keys,
     projects,
+    responses,
     service_accounts,
+    stored_completions,
     users,
 )
 from bessemer.gateway.routes import Route
 
 
 def resource_routes(
-    platform: Platform, *, serving: Serving | None = None, meter: Meter | None = None
+    platform: Platform,
+    *,
+    serving: Serving | None = None,
+    meter: Meter | None = None,
+    background: Background | None = None,
 ) -> list[Route]:
     """The routes; those that ask models do so through `serving`, and `meter` counts it."""
     return [
         *files.routes(platform),
+        *stored_completions.routes(platform),
+        *responses.routes(platform, serving, background, meter),
+        *conversations.routes(platform),
         *fine_tuning.routes(platform),
         *graders.routes(serving, meter),
         *evals.routes(platform),

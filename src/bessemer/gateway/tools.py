@@ -103,12 +103,14 @@ def checked_tools(sent: Sequence[dict[str, Any]] | None) -> list[Message]:
                 f"Two tools have the name '{tool.function.name}'.", param=f"{where}.function.name"
             )
         names.add(tool.function.name)
-        if _is_deeper(tool.function.parameters, MAX_DEPTH):
-            param = f"{where}.function.parameters"
-            raise InvalidInput(
-                f"'{param}' is nested more than {MAX_DEPTH} levels deep.", param=param
-            )
+        check_depth(tool.function.parameters, f"{where}.function.parameters")
     return list(sent or ())
+
+
+def check_depth(value: Any, param: str) -> None:
+    """Raise InvalidInput for what is nested deeper than anything here walks."""
+    if _is_deeper(value, MAX_DEPTH):
+        raise InvalidInput(f"'{param}' is nested more than {MAX_DEPTH} levels deep.", param=param)
 
 
 def choice_of(sent: ToolChoiceField | None, tools: Sequence[Message]) -> ToolChoice:

@@ -1,0 +1,35 @@
+"""OpenAI's published specification by the names of its schemas, for bodies and events."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import jsonschema
+
+from tests.specification import specification
+
+
+def check(name: str, body: Any) -> None:
+    """Fail unless `body` is what the specification calls `name`."""
+    faults = [
+        f"{list(fault.absolute_path)}: {fault.message}"
+        for fault in _validator(name).iter_errors(body)
+    ]
+    assert not faults, (name, faults, body)
+
+
+@functools.cache
+def components() -> dict[str, Any]:
+    found: dict[str, Any] = copy.deepcopy(specification()["components"])
+    # Says so in its own examples: messages of a stored completion have every role.
+    message = found["schemas"]["ChatCompletionResponseMessage"]["properties"]["role"]
+    message["enum"] = ["assistant", "user", "system", "developer", "tool", "function"]
+    return found
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": components()}
+    return jsonschema.Draft202012Validator(schema)
