@@ -118,8 +118,10 @@ def bessemer(path: Path) -> Generate:
 
 def openvino(path: Path) -> Generate:
     from bessemer.inference.openvino_engine import OpenVinoEngine
+    from bessemer.inference.openvino_pipeline import OpenVinoSettings
 
-    return by_engine(OpenVinoEngine.open(path, "benchmark", threads=usable_cores()))
+    settings = OpenVinoSettings(threads=usable_cores())
+    return by_engine(OpenVinoEngine.open(path, "benchmark", settings))
 
 
 def llama_cpp(path: Path) -> Generate:

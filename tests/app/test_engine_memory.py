@@ -177,6 +177,14 @@ def test_an_idle_model_falls_asleep_and_wakes_when_it_is_asked(platform: Platfor
     pooled(platform, test, "--step-s", "0.02", **options)
 
 
+def test_a_draft_model_takes_its_part_of_the_budget(platform: Platform) -> None:
+    async def test(pool: EnginePool) -> None:
+        with pytest.raises(ModelTooLarge, match=r"a needs 2\.15 GB \(1\.15 GB loaded"):
+            await generate(pool.engine(A), [1])
+
+    pooled(platform, test, draft=sized("draft", "d", 100_000_000))
+
+
 def test_what_is_measured_replaces_what_was_reckoned(platform: Platform) -> None:
     async def test(pool: EnginePool) -> None:
         assert pool.engine(A).need.process == 1 * GB
@@ -206,11 +214,16 @@ def stored(folder: Path) -> NamedModel:
     return NamedModel("m", "d", folder, Artifact("d", "model", "m", folder, size))
 
 
-def test_small_caches_are_reckoned_small_and_encoders_have_none(tmp_path: Path) -> None:
+def test_caches_and_drafts_are_reckoned_and_encoders_have_none(tmp_path: Path) -> None:
     tiny, bert = write_model(tmp_path / "tiny"), write_bert(tmp_path / "bert")
     # 32 rows of 256 tokens, 2 layers with keys and values of 2 heads of 8 numbers in 4 bytes.
     assert reckon(stored(tiny), KV_BYTES).kv == 32 * 256 * 2 * 2 * 2 * 8 * 4
     assert reckon(stored(bert), KV_BYTES).kv == 0
+    alone, draft = reckon(stored(tiny), KV_BYTES), stored(write_model(tmp_path / "draft", seed=2))
+    both = reckon(stored(tiny), KV_BYTES, draft)
+    assert both.kv == 2 * alone.kv
+    assert both.process == alone.process + int(1.5 * draft.artifact.size_bytes)
+    assert reckon(stored(bert), KV_BYTES, draft) == reckon(stored(bert), KV_BYTES)
     (tiny / "config.json").write_text("{}")
     assert reckon(stored(tiny), KV_BYTES).kv == KV_BYTES
 

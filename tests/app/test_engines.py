@@ -63,9 +63,18 @@ async def ready(pool: EnginePool, model: NamedModel) -> PooledEngine:
     return engine
 
 
-async def generate(client: PooledEngine, prompt: list[int], most: int = 3) -> list[int]:
+async def generate(
+    client: PooledEngine,
+    prompt: list[int],
+    most: int = 3,
+    begun: Callable[[], None] = lambda: None,
+) -> list[int]:
     request = GenerateRequest(request_id="r", prompt_ids=prompt, max_tokens=most)
-    return [token async for chunk in client.generate(request) for token in chunk.ids]
+    tokens: list[int] = []
+    async for chunk in client.generate(request):
+        begun()
+        tokens += chunk.ids
+    return tokens
 
 
 def starts(tmp_path: Path) -> list[int]:
@@ -145,7 +154,10 @@ def test_a_killed_worker_fails_its_requests_and_serves_the_next(
 ) -> None:
     async def test(pool: EnginePool) -> None:
         client = await ready(pool, model())
-        waiting = [asyncio.create_task(generate(client, [n], 200)) for n in range(3)]
+        begun = [asyncio.Event() for _ in range(3)]
+        waiting = [asyncio.create_task(generate(client, [n], 200, begun[n].set)) for n in range(3)]
+        for event in begun:  # one that had not begun would be the next worker's
+            await event.wait()
         with pytest.raises(EngineUnavailable):
             await generate(client, [DIE_ID])
         results = await asyncio.gather(*waiting, return_exceptions=True)

@@ -16,6 +16,8 @@ from bessemer.app.merging import merge
 from bessemer.app.models import find_model
 from bessemer.app.platform import Platform
 from bessemer.app.pull import pull
+from bessemer.app.quantizing import quantize
+from bessemer.core.adapters import write_base
 from bessemer.core.digests import manifest_of
 from bessemer.core.errors import BessemerError, Conflict, IntegrityError, InvalidInput, OutOfSpace
 from bessemer.core.principal import Principal
@@ -86,6 +88,22 @@ def test_a_run_is_known_by_its_id_and_holds_to_the_base_it_was_trained_on(
     # Whoever means it says where the folder is.
     insisted = merge(platform, owner, str(other), str(run.output / "adapter"), name="insisted")
     assert insisted.digest != merged.digest
+
+
+def test_only_an_int8_models_own_adapter_is_merged_into_it(
+    platform: Platform, owner: Principal, base: str, tmp_path: Path
+) -> None:
+    adapter = write_adapter(platform, owner, base, tmp_path / "adapter")
+    quantized = quantize(platform, owner, base, "int8").model
+    assert quantized is not None
+    parent = find_model(platform, owner, base).digest[:19]
+    for spelled in (quantized.name, str(quantized.path)):
+        with pytest.raises(InvalidInput, match=r"is int8: .* rescaled") as told:
+            merge(platform, owner, spelled, str(adapter))
+        assert f"bessemer merge {parent} {adapter}," in str(told.value.next_step)
+    write_base(adapter, quantized.digest)  # as a run on the int8 model leaves it
+    merged = merge(platform, owner, quantized.name, str(adapter), name="whole")
+    assert merged.artifact.parents[0] == quantized.digest
 
 
 def test_what_cannot_be_merged_leaves_nothing(

@@ -18,6 +18,7 @@ __all__ = [
     "embeddings",
     "engine_memory",
     "engine_process",
+    "engine_runtime",
     "engines",
     "epitaph",
     "eval_answers",

@@ -6,7 +6,9 @@ An adapter can be asked for wherever a model can. It is served by the worker of 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +128,7 @@ def pull_adapter(
             next_step=f"bessemer pull {folder} --base MODEL",
         )
     found = find_model(platform, principal, base)
-    _refuse_rescaled(found, folder)
+    refuse_rescaled(platform, found, lambda parent: f"bessemer pull {folder} --base {parent}")
     name = names.check_name(name or folder.resolve().name.replace(" ", "-"))
     if any(model.name == name for model in list_models(platform, principal)):
         raise Conflict(f"{name} is a model's name here", next_step="give it another: --name NAME")
@@ -166,17 +168,27 @@ def store(
         shutil.rmtree(workspace, ignore_errors=True)  # gone already when it was stored
 
 
-def _refuse_rescaled(base: NamedModel, folder: Path) -> None:
+def refuse_rescaled(platform: Platform, base: NamedModel, command: Callable[[str], str]) -> None:
     """An adapter from elsewhere fits the int8 copy of its base in shape, and would compute
-    something else: `models.smoothing` has divided what its matrices were trained to read."""
-    made = base.artifact.provenance.get("quantized")
+    something else: `models.smoothing` has divided what its matrices were trained to read.
+
+    Args:
+        command: of the base's own parent, what to do instead.
+
+    Raises:
+        InvalidInput: `base` is such a copy.
+    """
+    artifact = base.artifact
+    with contextlib.suppress(NotFound):  # a folder's path says nothing of how it was made
+        artifact = platform.artifacts.get(base.digest)
+    made = artifact.provenance.get("quantized")
     if made is None or made["to"] != "int8":
         return
-    (parent,) = base.artifact.parents
+    (parent,) = artifact.parents
     raise InvalidInput(
         f"{base.name} is int8: the inputs of its layers were rescaled, so an adapter of the model"
         " that it was made from computes something else over it",
-        next_step=f"bessemer pull {folder} --base {parent[:19]}, or merge and quantize that",
+        next_step=f"{command(parent[:19])}, or merge and quantize that",
     )
 
 

@@ -2,7 +2,8 @@
 
 The reckoning is for the moment of loading, when the files and what the engine makes of them are
 there together; on the default model it says 1.21 GB and 1.13 GB are measured. The KV cache comes
-on top: it fills as answers grow, up to its limit.
+on top: it fills as answers grow, up to its limit. A draft model is a second model in the same
+process, with a cache of its own.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ def kv_limit(budget_bytes: int | None) -> int:
     return KV_BYTES if budget_bytes is None else min(KV_BYTES, budget_bytes // KV_SHARE)
 
 
-def reckon(model: NamedModel, kv_bytes: int) -> Need:
-    """What a model will need whose engine has not run yet."""
+def reckon(model: NamedModel, kv_bytes: int, draft: NamedModel | None = None) -> Need:
+    """What a model will need whose engine has not run yet; `draft` guesses ahead of decoders."""
     process = RUNTIME_BYTES + int(LOADING * model.artifact.size_bytes)
-    return Need(process, _kv(model.path, kv_bytes))
+    kv = _kv(model.path, kv_bytes)
+    if draft is not None and not is_encoder(model.path):
+        process += int(LOADING * draft.artifact.size_bytes)
+        kv += _kv(draft.path, kv_bytes)
+    return Need(process, kv)
 
 
 def _kv(folder: Path, kv_bytes: int) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 from bessemer.app.chat import EngineFigures
 from bessemer.app.engine_memory import KV_BYTES, kv_limit, reckon
 from bessemer.app.engine_process import EngineProcess, WorkerCommand
+from bessemer.app.engine_runtime import need_engine
 from bessemer.app.models import NamedModel
 from bessemer.app.platform import Platform
 from bessemer.app.pooled_engine import PooledEngine
@@ -67,6 +68,7 @@ class EnginePool:
         memory_bytes: for all engines together; None for no limit.
         sleep_after_s: a model that answered nobody for so long is put to sleep; None for never.
         patience_s: how long a model waits before one that is answering has to leave.
+        draft: the model that guesses ahead in each engine, by the command line; for its memory.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class EnginePool:
         memory_bytes: int | None = None,
         sleep_after_s: float | None = None,
         patience_s: float = PATIENCE_S,
+        draft: NamedModel | None = None,
     ) -> None:
         self._platform, self._threads = platform, threads
         self._kv_bytes = kv_limit(memory_bytes)
         self._command = command or partial(worker_command, kv_bytes=self._kv_bytes)
         self._wait_s, self._patience_s = wait_s, patience_s
         self.memory_bytes, self._sleep_after_s = memory_bytes, sleep_after_s
+        self._draft = draft
         self._engines: dict[str, PooledEngine] = {}
         self._door = asyncio.Lock()
         self._closed = False
@@ -92,15 +96,19 @@ class EnginePool:
     def engine(self, model: NamedModel) -> PooledEngine:
         """The engine of this model. What it is asked waits until it is loaded.
 
+        Raises:
+            Missing: what computes it is not installed.
+
         Each of its methods raises, besides its own:
             EngineLoading: it is not ready after `wait_s`, or there was no room.
             ModelTooLarge: there never will be.
             EngineUnavailable: it cannot be loaded; the worker's last lines say why.
         """
         if model.digest not in self._engines:
+            need_engine(model)
             socket_dir = self._platform.home.socket_dir()
             process = EngineProcess(model, socket_dir, self._threads, self._command)
-            reckoned = reckon(model, self._kv_bytes)
+            reckoned = reckon(model, self._kv_bytes, self._draft)
             self._engines[model.digest] = PooledEngine(process, reckoned, self._lease)
         return self._engines[model.digest]
 

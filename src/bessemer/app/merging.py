@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bessemer.app import jobs
-from bessemer.app.adapters import find_adapter
+from bessemer.app.adapters import find_adapter, refuse_rescaled
 from bessemer.app.models import NamedModel, find_model_local, register
 from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
 from bessemer.app.pull import need_torch, workspace_of
+from bessemer.core.adapters import base_of
 from bessemer.core.digests import manifest_of
 from bessemer.core.errors import Conflict, InvalidInput, NotFound
 from bessemer.core.principal import Principal
@@ -39,6 +40,7 @@ def merge(
         NotFound: there is no such base or run.
         InvalidInput, IntegrityError: it is no adapter, of a kind that computes something else, or
             its layers are not the base's.
+        InvalidInput: the base was rescaled on its way to 8 bits, and the adapter is not its own.
         Conflict: the run trained it on another base.
         OutOfSpace: the merged model does not fit on the disk.
     """
@@ -53,6 +55,8 @@ def merge(
             f"{adapter} trained its adapter on {part.base_digest}, and {base} is {found.digest}",
             next_step=f"merge it into that, or insist by giving its folder: {part.folder}",
         )
+    if found.digest not in (part.base_digest, base_of(part.folder)):
+        refuse_rescaled(platform, found, lambda parent: f"bessemer merge {parent} {adapter}")
     name = check_name(name or f"{found.name}-{part.run_id or part.folder.name}")
     digest = manifest_of(part.folder).digest
     with workspace_of(platform) as workspace:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option(
     "--to",
-    type=click.Choice(["int8", "int4", "auto"]),
+    type=click.Choice(["int8", "int4", "q8_0", "q4_0", "auto"]),
     default="auto",
     show_default=True,
-    help="auto measures this machine for two seconds.",
+    help="auto measures this machine for two seconds. q8_0 and q4_0 are for OpenVINO.",
 )
 @click.option(
     "--requests",
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How many are answered at a time; auto measures with so many.",
 )
-@click.option("--name", help="What to call it; by default MODEL-int8 or MODEL-int4.")
+@click.option("--name", help="What to call it; by default MODEL and the precision, as MODEL-int8.")
 @json_option
 def command(model: str, to: Wanted, requests: int, name: str | None, as_json: bool) -> None:
     """Store a model in 8 or 4 bits, as a model of its own.
@@ -36,7 +36,8 @@ def command(model: str, to: Wanted, requests: int, name: str | None, as_json: bo
     MODEL is a name, a digest or a folder's path. The layers' matrices become codes with scales;
     embedding, head and norms stay bfloat16. The new model names its parent, is measured by
     bessemer eval like any other, and is what its name serves. int8 opens in transformers and vLLM
-    as well (compressed-tensors).
+    as well (compressed-tensors). q8_0 and q4_0 are GGUF files, which bessemer up serves by OpenVINO
+    (pip install "bessemer[openvino]") and nothing else here reads.
 
     \b
     Examples:

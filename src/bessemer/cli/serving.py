@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from bessemer.app import models
-from bessemer.app.adapters import base_of, find_served
+from bessemer.app.adapters import NamedAdapter, Served, base_of, find_served
 from bessemer.app.background import Background
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engine_memory import kv_limit
+from bessemer.app.engine_runtime import need_engine, need_runtime
 from bessemer.app.engines import EnginePool, worker_command
 from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.files import sweep
@@ -27,12 +27,15 @@ from bessemer.app.models import NamedModel
 from bessemer.app.permitted_serving import PermittedServing
 from bessemer.app.platform import Platform
 from bessemer.app.pool_serving import PoolServing
+from bessemer.app.pull import Say
+from bessemer.app.quantizing import Wanted, copy_in
 from bessemer.app.recording import Recorder, prune
 from bessemer.app.stored_completions import Keeper
 from bessemer.app.supervisor import Supervisor, thread_budget
 from bessemer.app.target_serving import TargetServing
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
+from bessemer.core.errors import InvalidInput
 from bessemer.gateway.asgi import build as build_gateway
 from bessemer.gateway.resources import resource_routes
 from bessemer.gateway.server import Server, bind, url_of
@@ -49,7 +52,7 @@ class Service:
         memory_bytes: for all engines together; None for no limit.
         sleep_after_s: how long an engine idles before it is unloaded; None for ever.
         preload: models to load at once; others load when they are first asked for.
-        guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model's folder.
+        guesses: who proposes tokens to engines: `off`, `ngram`, or a draft model.
         deterministic: answers depend on model and request alone, and a record of each is kept.
         device: where engines compute: `cpu`, `cuda`, or `auto`.
         started: called with the base URL and a one-time login URL once requests are answered.
@@ -70,7 +73,7 @@ class Service:
         sleep_after_s: float | None = None,
         preload: Sequence[NamedModel] = (),
         hosts: Sequence[str] = (),
-        guesses: str | Path = "ngram",
+        guesses: str | NamedModel = "ngram",
         deterministic: bool = False,
         device: str = "cpu",
         started: Callable[[str, str], None],
@@ -78,9 +81,10 @@ class Service:
         self._platform = platform
         self._preload = preload
         self._threads = threads
+        draft = guesses if isinstance(guesses, NamedModel) else None
         command = partial(
             worker_command,
-            guesses=guesses,
+            guesses=guesses.path if isinstance(guesses, NamedModel) else guesses,
             deterministic=deterministic,
             kv_bytes=kv_limit(memory_bytes),
             device=device,
@@ -91,6 +95,7 @@ class Service:
             command=command,
             memory_bytes=memory_bytes,
             sleep_after_s=sleep_after_s,
+            draft=draft,
         )
         self._recorder = Recorder(platform) if deterministic else None
         prune(platform)
@@ -186,25 +191,55 @@ class Service:
         return max(1, self._threads - thread_budget())
 
 
-def models_to_load(platform: Platform, names: Sequence[str]) -> list[NamedModel]:
+def models_to_load(
+    platform: Platform,
+    names: Sequence[str],
+    precision: Wanted | None = None,
+    say: Say = lambda _: None,
+) -> list[NamedModel]:
     """The named ones; without names the default model, else the first there is, else none.
 
-    Of an adapter its base, which loads the adapter in milliseconds when it is asked for.
+    Of an adapter its base, which loads the adapter in milliseconds when it is asked for. With a
+    precision their copies in it, which are made where they are not here.
+
+    Raises:
+        Missing: what computes one is not installed.
+        InvalidInput: a precision for an adapter.
+        BessemerError: as `find_served` and `copy_in`.
     """
     principal = platform.local_principal()
     if names:
-        return [base_of(find_served(platform, principal, name)) for name in names]
-    known = models.list_models(platform, principal)
-    default = [model for model in known if model.name == DEFAULT_MODEL]
-    return default or known[:1]
+        served = [find_served(platform, principal, name) for name in names]
+    else:
+        known = models.list_models(platform, principal)
+        default = [model for model in known if model.name == DEFAULT_MODEL]
+        served = [*(default or known[:1])]
+    if precision is None:
+        found = [base_of(each) for each in served]
+    else:
+        need_runtime(precision)
+        found = [_copy_in(platform, each, precision, say) for each in served]
+    for model in found:
+        need_engine(model)
+    return found
 
 
-def guesses_of(platform: Platform, said: str) -> str | Path:
-    """`off`, `ngram`, or the folder of the model of this name.
+def _copy_in(platform: Platform, served: Served, precision: Wanted, say: Say) -> NamedModel:
+    if isinstance(served, NamedAdapter):
+        raise InvalidInput(
+            f"{served.name} is an adapter, which is computed over {served.base.name} as it is",
+            next_step=f"bessemer merge {served.base.name} {served.name}, and serve that in"
+            f" {precision}",
+        )
+    return copy_in(platform, platform.local_principal(), served, precision, say)
+
+
+def guesses_of(platform: Platform, said: str) -> str | NamedModel:
+    """`off`, `ngram`, or the model of this name.
 
     Raises:
         NotFound: there is none.
     """
     if said in ("off", "ngram"):
         return said
-    return models.find_model(platform, platform.local_principal(), said).path
+    return models.find_model(platform, platform.local_principal(), said)

@@ -1,7 +1,7 @@
 """Where an engine computes: on the processor, or on a CUDA device if it is told to.
 
 The default is the processor also where there is a GPU: the path over CUDA is tested with stand-ins
-on CPUs and has not run on a GPU yet (decision 0013).
+on CPUs and has not run on a GPU yet (decision 0014).
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class NativeEngine:
         occupancy = self._stepper.occupancy()
         return EngineInfo(
             model_digest=self._digest,
-            memory_bytes=_memory_bytes(),
+            memory_bytes=memory_bytes(),
             adapters=self._stepper.adapters,
             conditions=self._stepper.conditions,
             counters=asdict(self.counters),
@@ -438,7 +438,7 @@ def open_letter(letter: tuple[str, Any]) -> Any:
     return body
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,7 +1,8 @@
 """The process around an engine: `python -m bessemer.inference.worker --model FOLDER ...`.
 
-It loads the model, listens on a Unix socket, prints `ready`, and serves frames (see
-`core.engine_client`) until its standard input closes, so it never outlives who started it.
+It loads the model, a GGUF file with OpenVINO and all others with the native engine, listens on a
+Unix socket, prints `ready`, and serves frames (see `core.engine_client`) until its standard input
+closes, so it never outlives who started it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from bessemer.core.engine_client import describe_error
 from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
 from bessemer.core.frames import encode_frame, read_frame
 from bessemer.core.protocols import GenerateRequest, Pooling
+from bessemer.models.config import read_tree
+from bessemer.models.scheme import GGUF_FILE, gguf_kind_of
 
 COMPILED_PRODUCTS = 128
 """oneDNN compiles and keeps a program for each shape of a product, by default 1,024 of them. In the
@@ -33,6 +36,18 @@ GIVE_BACK_EVERY_S = 10.0
 def main(arguments: list[str] | None = None) -> int:
     """Run one engine. Exit status 1, with the reason as the last line, if it cannot load."""
     options = _options(arguments)
+    try:
+        is_gguf = gguf_kind_of(read_tree(options.model)) is not None
+        engine = _open_openvino(options) if is_gguf else _open_native(options)
+    except (BessemerError, OSError, MemoryError) as fault:
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
+        return 1
+    asyncio.run(_serve(engine, options.socket))
+    engine.close()
+    return 1 if engine.failed else 0
+
+
+def _open_native(options: argparse.Namespace) -> Any:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_PRODUCTS))
     import torch
 
@@ -51,14 +66,34 @@ def main(arguments: list[str] | None = None) -> int:
         deterministic=options.deterministic,
         device=options.device,
     )
-    try:
-        engine = NativeEngine.open(options.model, options.digest, settings)
-    except (BessemerError, OSError, MemoryError) as fault:
-        print(f"{type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
-        return 1
-    asyncio.run(_serve(engine, options.socket))
-    engine.close()
-    return 1 if engine.failed else 0
+    return NativeEngine.open(options.model, options.digest, settings)
+
+
+def _open_openvino(options: argparse.Namespace) -> Any:
+    """The engine of a GGUF folder. `ngram` guesses change no answer, so they are not missed."""
+    asked = {
+        "--deterministic": options.deterministic,
+        "--guesses MODEL": isinstance(options.guesses, Path),
+        "--device cuda": options.device == "cuda",
+    }
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise InvalidInput(
+            "this model is a GGUF file, and OpenVINO, which computes it, has no"
+            f" {' and no '.join(names)}",
+            next_step="leave it out, or serve the model that this one was made from",
+        )
+    from bessemer.inference.openvino_engine import OpenVinoEngine
+    from bessemer.inference.openvino_pipeline import OpenVinoSettings
+
+    settings = OpenVinoSettings(
+        threads=options.threads,
+        precision=options.precision,
+        context_length=options.context_length,
+        max_running=options.max_running,
+        max_waiting=options.max_waiting,
+        kv_bytes=options.kv_bytes,
+    )
+    return OpenVinoEngine.open(options.model / GGUF_FILE, options.digest, settings)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -132,7 +167,9 @@ def _watch_stdin(end: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not through `sys.stdin`, whose lock would be held when the interpreter ends.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(end.set)
 

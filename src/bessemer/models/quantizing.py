@@ -15,7 +15,7 @@ from bessemer.models import folder as folders
 from bessemer.models.codes import CodedLinear, CodedMatrix, Int4Matrix, Int8Matrix, code
 from bessemer.models.config import ModelConfig, read_tree
 from bessemer.models.decoder import Decoder
-from bessemer.models.scheme import SETTINGS, Kind, is_coded, kind_of
+from bessemer.models.scheme import SETTINGS, Kind, gguf_kind_of, is_coded, kind_of
 from bessemer.models.smoothing import smooth
 
 
@@ -45,17 +45,23 @@ def quantize_folder(source: Path, target: Path, kind: Kind) -> None:
     folders.copy_companions(source, target)
 
 
+def check_not_coded(folder: Path) -> None:
+    """Raises InvalidInput: it is quantized already."""
+    tree = read_tree(folder)
+    if (already := kind_of(tree) or gguf_kind_of(tree)) is not None:
+        raise InvalidInput(
+            f"{folder.name} is {already} already, and rounding twice only loses more",
+            next_step="quantize the model that it was made from",
+        )
+
+
 def check_can_quantize(folder: Path, kind: Kind) -> None:
     """Whether `quantize_folder` would take it, by `config.json` alone.
 
     Raises:
         InvalidInput: as `quantize_folder`.
     """
-    if (already := kind_of(read_tree(folder))) is not None:
-        raise InvalidInput(
-            f"{folder.name} is {already} already, and rounding twice only loses more",
-            next_step="quantize the model that it was made from",
-        )
+    check_not_coded(folder)
     config = ModelConfig.from_folder(folder)
     if not config.is_plain:
         raise InvalidInput(

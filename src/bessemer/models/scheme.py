@@ -8,6 +8,9 @@ int8 is written as compressed-tensors writes it ("int-quantized", one scale a ro
 token), so `transformers` and vLLM open the folder. int4 has a zero in floating point, which that
 format cannot say and whole-numbered zeros cost much (docs/logbook.md): it is Bessemer's own.
 
+    q8_0, q4_0   no matrices at all, but the file `model.gguf` (`gguf_export`), which OpenVINO
+                 computes; tokenizer and template lie beside it as in any folder
+
     O outputs   I inputs
 """
 
@@ -17,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["int8", "int4"]
+GgufKind = Literal["q8_0", "q4_0"]
 KINDS: tuple[Kind, ...] = ("int8", "int4")
 GROUP = 32
 _INT8 = {
@@ -46,6 +50,8 @@ _INT8 = {
 }
 _INT4 = {"quant_method": "bessemer", "format": "affine", "num_bits": 4, "group_size": GROUP}
 SETTINGS: dict[Kind, dict[str, Any]] = {"int8": _INT8, "int4": _INT4}
+GGUF_KINDS: tuple[GgufKind, ...] = ("q8_0", "q4_0")
+GGUF_FILE = "model.gguf"
 
 
 class StoredShape(NamedTuple):
@@ -62,6 +68,17 @@ def kind_of(tree: Mapping[str, Any]) -> Kind | None:
         if isinstance(stated, Mapping) and _says(stated, settings):
             return kind
     return None
+
+
+def gguf_settings(kind: GgufKind) -> dict[str, Any]:
+    """What a `config.json` states beside a GGUF file."""
+    return {"quant_method": "gguf", "type": kind}
+
+
+def gguf_kind_of(tree: Mapping[str, Any]) -> GgufKind | None:
+    """The kind of GGUF file that a `config.json` says lies beside it, or None."""
+    stated = tree.get("quantization_config")
+    return next((kind for kind in GGUF_KINDS if stated == gguf_settings(kind)), None)
 
 
 def stored_parts(kind: Kind, name: str, shape: list[int]) -> dict[str, StoredShape]:

@@ -14,7 +14,7 @@ from bessemer.models.config import (
     MoeConfig,
     YarnScaling,
 )
-from bessemer.models.scheme import kind_of
+from bessemer.models.scheme import gguf_kind_of, kind_of
 
 Tree = dict[str, Any]
 
@@ -275,6 +275,12 @@ def _write_gpt2(config: ModelConfig) -> Tree:
 
 
 def _refuse_what_is_not_here(family: str, tree: Tree) -> None:
+    if gguf := gguf_kind_of(tree):
+        raise InvalidInput(
+            f"this model is a GGUF file ({gguf}), which OpenVINO answers with and nothing else here"
+            " reads",
+            next_step="use the model that it was made from; bessemer models names it",
+        )
     problems = []
     activation = tree.get("activation_function" if family == "gpt2" else "hidden_act")
     known = ("gelu_new", "gelu_pytorch_tanh") if family == "gpt2" else ("silu",)
