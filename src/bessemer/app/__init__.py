@@ -47,6 +47,7 @@ __all__ = [
     "invites",
     "items",
     "jobs",
+    "judging",
     "keys",
     "latencies",
     "machine",

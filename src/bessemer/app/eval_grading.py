@@ -10,7 +10,6 @@ model, no right, no budget) ends the run: it is raised.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -23,26 +22,25 @@ from bessemer.app.chat import ModelNotFound, Serving
 from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.eval_answers import Answer, ask
 from bessemer.app.eval_definitions import Eval
-from bessemer.app.eval_plans import SEED, SampleWith
+from bessemer.app.eval_plans import SampleWith
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
 from bessemer.app.eval_sources import Line
 from bessemer.app.eval_tally import CriterionTally, ModelTally, Tally, Verdict
+from bessemer.app.judging import cosine_of, judging, label_said, score_said
 from bessemer.app.metering import Meter
 from bessemer.core.digests import sha256_bytes
 from bessemer.core.errors import (
     BessemerError,
     BudgetExceeded,
-    DataError,
     Missing,
     ModelTooLarge,
     PermissionDenied,
     Unauthenticated,
 )
 from bessemer.core.principal import ModelRule
-from bessemer.core.protocols import ChatRequest, Constraint, Message, Sampling
+from bessemer.core.protocols import ChatRequest, Message, Sampling
 from bessemer.text.criteria import (
     Criterion,
-    JudgeSampling,
     LabelModel,
     ModelCriterion,
     ScoreModel,
@@ -54,9 +52,6 @@ from bessemer.text.criterion_checks import Grade, compared, grade, sample_of, wi
 FATAL = (
     ModelNotFound, PermissionDenied, Unauthenticated, BudgetExceeded, Missing, ModelTooLarge,
 )  # fmt: skip
-# Digits after which a score's last ones no longer matter.
-SCORE_TOKENS = 32
-LABEL_TOKENS = 256
 
 Json = dict[str, Any]
 
@@ -168,16 +163,14 @@ class Judge:
         self, criterion: ModelCriterion, spaces: Mapping[str, Any], models: dict[str, ModelTally]
     ) -> Grade:
         messages = filled(criterion.input, spaces)
-        request = _judging(criterion, messages)
+        request = judging(criterion, messages)
         answer = await self._ask(criterion.model, request, models)
         note = _note(messages, answer, criterion.model)
         if isinstance(criterion, LabelModel):
-            label = answer.text.strip()
-            if label not in criterion.labels:
-                raise DataError(f"the judge said {label[:100]!r}, which is none of the labels")
+            label = label_said(criterion, answer.text)
             passed = label in criterion.passing_labels
             return Grade(float(passed), passed, {**note, "label": label})
-        score = _score(answer.text, criterion)
+        score = score_said(criterion, answer.text)
         return Grade(score, score >= criterion.threshold, note)
 
     async def _cosine(
@@ -196,7 +189,7 @@ class Judge:
                 kind="evaluation",
             )
             _count(models, model, ModelTally(1, found.prompt_tokens))
-            score = _cosine_of(*found.vectors)
+            score = cosine_of(*found.vectors)
         return Grade(score, score >= criterion.pass_threshold)
 
     async def _ask(self, model: str, request: ChatRequest, models: dict[str, ModelTally]) -> Answer:
@@ -208,47 +201,6 @@ class Judge:
             ModelTally(1, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         )
         return answer
-
-
-def _judging(criterion: ModelCriterion, messages: Sequence[Message]) -> ChatRequest:
-    """A judge's answer is held to what can be read: a number of the range, or a label."""
-    how = criterion.sampling_params or JudgeSampling()
-    if isinstance(criterion, LabelModel):
-        labels = msgspec.json.encode(criterion.labels).decode()
-        constraint, most = Constraint("choice", labels), LABEL_TOKENS
-    else:
-        low, high = criterion.bounds
-        schema = {"type": "number", "minimum": low, "maximum": high}
-        text = msgspec.json.encode(schema).decode()
-        constraint, most = Constraint("json_schema", text), SCORE_TOKENS
-    return ChatRequest(
-        request_id="",
-        messages=messages,
-        max_tokens=how.max_completions_tokens or how.max_completion_tokens or most,
-        sampling=Sampling(
-            temperature=0.0 if how.temperature is None else how.temperature,
-            top_p=1.0 if how.top_p is None else how.top_p,
-            seed=SEED if how.seed is None else how.seed,
-        ),
-        constraint=constraint,
-    )
-
-
-def _score(text: str, criterion: ScoreModel) -> float:
-    low, high = criterion.bounds
-    try:
-        score = float(text)
-    except ValueError:
-        raise DataError(f"the judge said {text[:100]!r}, which is no number") from None
-    if not low <= score <= high:
-        raise DataError(f"the judge gave {score:g}, outside of {low:g} to {high:g}")
-    return score
-
-
-def _cosine_of(first: Sequence[float], second: Sequence[float]) -> float:
-    product = sum(a * b for a, b in zip(first, second, strict=True))
-    # A partner's vectors may be of any length.
-    return product / (math.hypot(*first) * math.hypot(*second) or 1.0)
 
 
 def _count(models: dict[str, ModelTally], model: str, part: ModelTally) -> None:

@@ -8,8 +8,6 @@ a label, each held to an answer that can be read, and an embedding model for the
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,14 +17,14 @@ import msgspec
 from bessemer.app.catalog import SENTENCE_MODEL
 from bessemer.app.chat import Serving, respond
 from bessemer.app.embeddings import EmbedRequest, embed
+from bessemer.app.judging import cosine_of, judging, label_said, score_said
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError, DataError
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
-from bessemer.core.protocols import ChatRequest, Constraint, Sampling
+from bessemer.core.protocols import ChatRequest
 from bessemer.text.criteria import (
     Criterion,
-    JudgeSampling,
     LabelModel,
     PythonCheck,
     ScoreModel,
@@ -38,8 +36,6 @@ from bessemer.text.criterion_checks import Spaces, compared, grade, sample_of
 from bessemer.text.grader_objects import GraderObject, read_grader
 
 SCOPE = "runs:write"
-# A judge's answer is a short one; digits after these no longer matter.
-SCORE_TOKENS, LABEL_TOKENS = 32, 256
 
 
 class Errors(msgspec.Struct):
@@ -167,24 +163,7 @@ class _Run:
             self._errors.other_error = True
 
     async def _asked(self, part: ScoreModel | LabelModel, spaces: Spaces) -> float:
-        how = part.sampling_params or JudgeSampling()
-        if isinstance(part, LabelModel):
-            constraint, most = Constraint("choice", json.dumps(part.labels)), LABEL_TOKENS
-        else:
-            low, high = part.bounds
-            schema = {"type": "number", "minimum": low, "maximum": high}
-            constraint, most = Constraint("json_schema", json.dumps(schema)), SCORE_TOKENS
-        request = ChatRequest(
-            request_id=new_id("grader"),
-            messages=filled(part.input, spaces),
-            max_tokens=how.max_completions_tokens or how.max_completion_tokens or most,
-            sampling=Sampling(
-                temperature=0.0 if how.temperature is None else how.temperature,
-                top_p=1.0 if how.top_p is None else how.top_p,
-                seed=0 if how.seed is None else how.seed,
-            ),
-            constraint=constraint,
-        )
+        request = judging(part, filled(part.input, spaces), new_id("grader"))
         return _read(part, await self._ask(part.model, request))
 
     async def _ask(self, model: str, request: ChatRequest) -> str:
@@ -216,23 +195,11 @@ class _Run:
             kind="evaluation",
         )
         self._tokens[model] = self._tokens.get(model, 0) + found.prompt_tokens
-        first, second = found.vectors
-        product = sum(a * b for a, b in zip(first, second, strict=True))
-        # A partner's vectors may be of any length.
-        return product / (math.hypot(*first) * math.hypot(*second) or 1.0)
+        return cosine_of(*found.vectors)
 
 
 def _read(part: ScoreModel | LabelModel, said: str) -> float:
     """Raises DataError: the judge did not say what it was to say."""
     if isinstance(part, LabelModel):
-        if said not in part.labels:
-            raise DataError(f"the judge said {said[:100]!r}, which is none of the labels")
-        return float(said in part.passing_labels)
-    try:
-        score = float(said)
-    except ValueError:
-        raise DataError(f"the judge said {said[:100]!r}, which is no number") from None
-    low, high = part.bounds
-    if not low <= score <= high:
-        raise DataError(f"the judge gave {score:g}, outside of {low:g} to {high:g}")
-    return score
+        return float(label_said(part, said) in part.passing_labels)
+    return score_said(part, said)
