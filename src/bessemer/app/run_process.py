@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bessemer.core import compiled_products
 from bessemer.core.errors import BessemerError, Conflict, InvalidInput
 from bessemer.core.events import EventLog
 from bessemer.core.runs import EXIT_STOPPED, HEARTBEAT_S, RunFolder, StopRequested
@@ -26,6 +27,7 @@ Work = Callable[[RunFolder], None]
 
 
 def train(run: RunFolder) -> None:
+    compiled_products.keep_few()
     from bessemer.inference.live import NativeLiveEngine
     from bessemer.train.loop import train as train_loop
 

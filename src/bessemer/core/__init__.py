@@ -9,6 +9,7 @@ __all__ = [
     "adapters",
     "allocator",
     "artifacts",
+    "compiled_products",
     "database",
     "digests",
     "engine_client",

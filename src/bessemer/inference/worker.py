@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from bessemer.core import compiled_products
 from bessemer.core.allocator import give_back_freed_memory
 from bessemer.core.engine_client import describe_error
 from bessemer.core.errors import BessemerError, EngineUnavailable, InvalidInput
@@ -27,9 +28,6 @@ from bessemer.core.protocols import GenerateRequest, Pooling
 from bessemer.models.config import read_tree
 from bessemer.models.scheme import GGUF_FILE, gguf_kind_of
 
-COMPILED_PRODUCTS = 128
-"""oneDNN compiles and keeps a program for each shape of a product, by default 1,024 of them. In the
-course of time steps have every number of tokens, so memory would grow (docs/logbook.md)."""
 GIVE_BACK_EVERY_S = 10.0
 
 
@@ -48,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open_native(options: argparse.Namespace) -> Any:
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_PRODUCTS))
+    compiled_products.keep_few()
     import torch
 
     # The number of threads is the supervisor's decision, not the library's.
