@@ -32,6 +32,7 @@ from bessemer.ledger.entries import (
     accounts_of,
 )
 from bessemer.ledger.rate_card import RateCard
+from bessemer.ledger.statements import Statement
 
 _LOCK = 0x6C65_6467  # any constant; PostgreSQL's advisory locks are numbers
 
@@ -63,17 +64,22 @@ def post(
     cards: Cards,
     at_ms: int,
     known: Known | None = None,
+    new_ids: bool = False,
 ) -> list[Outcome | Exception]:
     """Make the entries within the connection's transaction: for each its outcome, or why not.
 
     Args:
         known: from the transaction before, if nobody else wrote since then. It is right for the
             next one once this one is committed, and wrong if it is not.
+        new_ids: no id of a `Reserve` was used before. It is not looked up then.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: one was.
     """
     if connection.dialect.name == "postgresql":
         # SQLite's BEGIN IMMEDIATE lets one writer in; here that takes a lock.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    book = Book(connection, entries, cards, at_ms, known or Known())
+    book = Book(connection, entries, cards, at_ms, known or Known(), new_ids)
     outcomes = [book.enter(entry) for entry in entries]
     book.write(connection)
     return outcomes
@@ -89,12 +95,14 @@ class Book:
         cards: Cards,
         at_ms: int,
         known: Known,
+        new_ids: bool,
     ) -> None:
         self._at_ms, self._known = at_ms, known
         self._month = budgets.month_of(at_ms)
         ids = {entry.request_id for entry in entries}
         self._reservations = {name: known.open[name] for name in ids & known.open.keys()}
-        if unknown := ids - self._reservations.keys():
+        new = {entry.request_id for entry in entries if new_ids and isinstance(entry, Reserve)}
+        if unknown := ids - self._reservations.keys() - new:
             self._reservations |= _reservations(connection, unknown)
         self._charges = _charges(connection, entries, self._reservations)
         found = self._reservations.values()
@@ -215,12 +223,10 @@ class Book:
     def write(self, connection: sa.Connection) -> None:
         """Insert and update, each in one statement for all rows."""
         touched = [self._reservations[name] for name in self._touched]
-        if fresh := [row._asdict() for row in touched if row.id not in self._stored_ids]:
-            connection.execute(tables.reservations.insert(), fresh)
-        if closed := [_closing(row) for row in touched if row.id in self._stored_ids]:
-            connection.execute(_CLOSE, closed)
-        if self._new_usage:
-            connection.execute(tables.usage.insert(), self._new_usage)
+        fresh = [row._asdict() for row in touched if row.id not in self._stored_ids]
+        _RESERVE.run(connection, fresh)
+        _CLOSE.run(connection, [_closing(row) for row in touched if row.id in self._stored_ids])
+        _USE.run(connection, self._new_usage)
         inserted, updated = [], []
         for key, before in self._moved.items():
             balance, (account, month) = self._balances[key], key
@@ -228,10 +234,8 @@ class Book:
                 inserted.append({"account": account, "month": month, **balance._asdict()})
             elif before != balance:
                 updated.append({"of": account, "at": month, **balance._asdict()})
-        if inserted:
-            connection.execute(tables.balances.insert(), inserted)
-        if updated:
-            connection.execute(_MOVE, updated)
+        _BEGIN.run(connection, inserted)
+        _MOVE.run(connection, updated)
         for row in touched:
             if row.state == "open":
                 self._known.open[row.id] = row
@@ -285,12 +289,17 @@ def select_reservations() -> sa.Select[Any]:
 _CARRIED = ("id", "org_id", "project_id", "owner_id", "created_ms", "key_id", "model", "kind",
             "card")  # fmt: skip
 _CLOSED = ("state", "closed_ms", "closed_by", "reason")
-# Both set the columns that their parameters name.
-_CLOSE = tables.reservations.update().where(tables.reservations.c.id == sa.bindparam("of"))
-_MOVE = (
+_RESERVE = Statement(tables.reservations.insert(), Reservation._fields)
+_CLOSE = Statement(
+    tables.reservations.update().where(tables.reservations.c.id == sa.bindparam("of")), _CLOSED
+)
+_USE = Statement(tables.usage.insert(), (*_CARRIED, *Counts._fields, "cost_micro", "settled_ms"))
+_BEGIN = Statement(tables.balances.insert(), ("account", "month", *Balance._fields))
+_MOVE = Statement(
     tables.balances.update()
     .where(tables.balances.c.account == sa.bindparam("of"))
-    .where(tables.balances.c.month == sa.bindparam("at"))
+    .where(tables.balances.c.month == sa.bindparam("at")),
+    Balance._fields,
 )
 
 

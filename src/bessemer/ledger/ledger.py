@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
+
 from bessemer.core.database import Database, now_ms
 from bessemer.core.principal import Principal
 from bessemer.ledger import book, budgets, tables
@@ -117,12 +119,19 @@ class Ledger:
 
     def _post(self, entries: Sequence[Entry]) -> list[Outcome | Exception]:
         try:
+            return self._write(entries, new_ids=True)
+        except IntegrityError:
+            # Some id was reserved before: look which, and refuse that entry alone.
+            return self._write(entries, new_ids=False)
+
+    def _write(self, entries: Sequence[Entry], new_ids: bool) -> list[Outcome | Exception]:
+        try:
             with self._connection.write() as connection:
                 if self._connection.others_wrote:
                     self._known = book.Known()
                 # The time is read under the lock, so that it does not run against the order.
                 at_ms = self._clock_ms()
-                return book.post(connection, entries, self._cards, at_ms, self._known)
+                return book.post(connection, entries, self._cards, at_ms, self._known, new_ids)
         except BaseException:
             self._known = book.Known()
             raise
