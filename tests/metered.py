@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bessemer.app.platform import Platform
 from bessemer.core.principal import Principal
-from bessemer.ledger import tables
+from bessemer.ledger import hours, tables
 from bessemer.ledger.cards import adopt
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import unsettled
@@ -50,6 +50,7 @@ def rows_of(platform: Platform) -> list[Row]:
         .order_by(reserved.c.created_ms, reserved.c.id)
     )
     assert differences(platform.db) == [] and unmatched(platform.db) == []
+    assert hours.differing(platform.db) == []
     with platform.db.read() as connection:
         found = connection.execute(query).all()
     open_ = {row.id for row in unsettled(platform.db)}

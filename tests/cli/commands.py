@@ -38,8 +38,12 @@ def why_not(words: Sequence[str]) -> str | None:
     context = click.Context(bessemer, info_name="bessemer", **bessemer.context_settings)
     rest = list(words)
     while isinstance(command, click.Group):
+        if not rest and command.invoke_without_command:
+            break
         if not rest or rest[0] in ("--help", "-h"):
             return None if rest else f"{' '.join(words) or 'bessemer'} only prints help"
+        if command.invoke_without_command and rest[0].startswith("-"):
+            break
         found = command.get_command(context, rest[0])
         if found is None:
             return f"{command.name} has no command {rest[0]!r}"

@@ -231,6 +231,9 @@ QUERIES: Mapping[tuple[str, str], Maker] = {
     ("GET", "/v1/evals/{eval_id}/runs/{run_id}/comparison"): (
         lambda world, me: f"?with={_eval_run(world, me)}"
     ),
+    ("GET", "/v1/organization/usage/completions"): lambda _world, _me: "?start_time=1",
+    ("GET", "/v1/organization/usage/embeddings"): lambda _world, _me: "?start_time=1",
+    ("GET", "/v1/organization/costs"): lambda _world, _me: "?start_time=1",
 }
 
 # POSTs that change nothing, so that a reader may do them.

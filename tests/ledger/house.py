@@ -29,7 +29,10 @@ CARD = RateCard.parse(
 )
 ALICE = Principal("org_a", "project_a", "person_a", frozenset({"*"}), key_id="key_a")
 BOB = Principal("org_a", "project_b", "person_b", frozenset({"*"}), key_id="key_b")
-TABLES = [tables.reservations, tables.usage, tables.balances, tables.budgets, tables.rate_cards]
+TABLES = [
+    tables.reservations, tables.usage, tables.usage_hours, tables.balances, tables.budgets,
+    tables.rate_cards,
+]  # fmt: skip
 
 
 def make_database(path: Path) -> Database:

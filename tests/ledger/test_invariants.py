@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.core.errors import BessemerError, BudgetExceeded, Conflict, NotFound
-from bessemer.ledger import book
+from bessemer.ledger import book, hours
 from bessemer.ledger.budgets import Balance, set_budget
 from bessemer.ledger.cards import Cards, adopt
 from bessemer.ledger.entries import Charge, Entry, Release, Reservation, Reserve, Settle
@@ -91,5 +91,5 @@ def test_any_entries_in_any_transactions_do_what_they_do_one_by_one(
                 assert balance(db, who, "project", None) == model.sum_of(who.project_id)
             assert balance(db, ALICE, "org", None) == model.sum_of()
             assert {row.id for row in unsettled(db)} == set(model.held)
-            assert differences(db) == [] and unmatched(db) == []
+            assert differences(db) == [] and unmatched(db) == [] and hours.differing(db) == []
         db.close()

@@ -15,21 +15,21 @@ from tests.ledger.house import CARD
 
 PRICES = st.integers(0, 10**8)
 AMOUNTS = st.integers(0, 10**7)
-COUNTS = st.builds(Counts, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS)
+COUNTS = st.builds(Counts, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS)
 
 
 def card_of(prices: tuple[int, ...]) -> RateCard:
-    names = ("prompt", "cached", "completion", "reasoning", "device_hour")
+    names = ("prompt", "cached", "completion", "reasoning", "device_hour", "training")
     lines = "\n".join(f"{name} = {price}" for name, price in zip(names, prices, strict=True))
     return RateCard.parse(f'currency = "usd"\n[[rates]]\nmodel = "*"\n{lines}')
 
 
-CARDS = st.tuples(PRICES, PRICES, PRICES, PRICES, PRICES)
+CARDS = st.tuples(PRICES, PRICES, PRICES, PRICES, PRICES, PRICES)
 
 
 def exact(prices: tuple[int, ...], counts: Counts) -> Fraction:
     """The same sum in rational numbers."""
-    units = (1_000_000, 1_000_000, 1_000_000, 1_000_000, 3_600_000)
+    units = (1_000_000, 1_000_000, 1_000_000, 1_000_000, 3_600_000, 1_000_000)
     parts = zip(prices, counts, units, strict=True)
     return sum((Fraction(price * count, unit) for price, count, unit in parts), Fraction())
 
@@ -73,8 +73,22 @@ def test_absent_classes_cost_what_their_kind_costs() -> None:
     )
     assert card.cost_micro("m", Counts(cached=5)) == 10
     assert card.cost_micro("m", Counts(reasoning=5)) == 15
-    with pytest.raises(InvalidInput, match="no price for 7 ms of a device"):
+    with pytest.raises(InvalidInput, match="no price for training: 7 ms of a device"):
         card.cost_micro("m", Counts(device_ms=7))
+
+
+def test_training_is_paid_for_by_the_token_or_by_the_hour_or_by_both() -> None:
+    def cost(prices: str) -> int:
+        card = RateCard.parse(
+            f'currency = "usd"\n[[rates]]\nmodel = "m"\nprompt = 0\ncompletion = 0\n{prices}'
+        )
+        return card.cost_micro("m", Counts(device_ms=1_000, training=500))
+
+    assert cost("training = 2_000_000") == 1_000
+    assert cost("device_hour = 3_600_000") == 1_000
+    assert cost("training = 2_000_000\ndevice_hour = 3_600_000") == 2_000
+    with pytest.raises(InvalidInput, match=r"no price for training: .* 500 tokens"):
+        cost("")
 
 
 def test_a_model_without_a_price_is_refused_not_free() -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "chat",
     "checking",
     "conversations",
+    "costs",
     "datasets",
     "embeddings",
     "engine_memory",

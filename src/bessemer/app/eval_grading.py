@@ -186,7 +186,6 @@ class Judge:
                 model,
                 EmbedRequest(inputs=texts),
                 meter=self._meter,
-                kind="evaluation",
             )
             _count(models, model, ModelTally(1, found.prompt_tokens))
             score = cosine_of(*found.vectors)

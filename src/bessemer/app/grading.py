@@ -192,7 +192,6 @@ class _Run:
             model,
             EmbedRequest(inputs=texts),
             meter=self._meter,
-            kind="evaluation",
         )
         self._tokens[model] = self._tokens.get(model, 0) + found.prompt_tokens
         return cosine_of(*found.vectors)

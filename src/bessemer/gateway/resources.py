@@ -22,6 +22,7 @@ from bessemer.gateway import (
     responses,
     service_accounts,
     stored_completions,
+    usage,
     users,
 )
 from bessemer.gateway.routes import Route
@@ -52,4 +53,5 @@ def resource_routes(
         *admin_keys.routes(platform),
         *invites.routes(platform),
         *audit_logs.routes(platform),
+        *usage.routes(platform, meter),
     ]

@@ -11,6 +11,7 @@ __all__ = [
     "cards",
     "counts",
     "entries",
+    "hours",
     "ledger",
     "rate_card",
     "rate_limits",

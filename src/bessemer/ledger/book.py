@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bessemer.core.errors import BessemerError, Conflict, NotFound
-from bessemer.ledger import budgets, tables
+from bessemer.ledger import budgets, hours, tables
 from bessemer.ledger.budgets import Balance
 from bessemer.ledger.cards import Cards
 from bessemer.ledger.counts import Counts
@@ -41,13 +41,15 @@ _LOCK = 0x6C65_6467  # any constant; PostgreSQL's advisory locks are numbers
 class Known:
     """What the last entries read and left: true for as long as nobody else writes.
 
-    Of `accounts` every balance and limit is here; `open` are reservations that are.
+    Of `accounts` every balance and limit is here; `open` are reservations that are, and `hours`
+    sums that have a row.
     """
 
     accounts: set[str] = field(default_factory=set)
     balances: dict[tuple[str, str], Balance] = field(default_factory=dict)
     limits: dict[tuple[str, budgets.Period], int] = field(default_factory=dict)
     open: dict[str, Reservation] = field(default_factory=dict)
+    hours: set[hours.Key] = field(default_factory=set)
     card: RateCard | None = None
 
     def learn(self, connection: sa.Connection, accounts: set[str]) -> None:
@@ -227,6 +229,7 @@ class Book:
         _RESERVE.run(connection, fresh)
         _CLOSE.run(connection, [_closing(row) for row in touched if row.id in self._stored_ids])
         _USE.run(connection, self._new_usage)
+        hours.add(connection, self._new_usage, self._known.hours)
         inserted, updated = [], []
         for key, before in self._moved.items():
             balance, (account, month) = self._balances[key], key

@@ -21,9 +21,11 @@ class Counts(NamedTuple):
     completion: int = 0  # tokens written that the caller sees
     reasoning: int = 0  # tokens written that the caller does not see
     device_ms: int = 0  # milliseconds of a device, for training
+    training: int = 0  # tokens trained on, each as often as it was
 
     @property
     def tokens(self) -> int:
+        """Read and written, which rate limits speak of."""
         return self.prompt + self.cached + self.completion + self.reasoning
 
     def check(self) -> Counts:

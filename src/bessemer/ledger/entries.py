@@ -12,8 +12,9 @@ from bessemer.core.principal import Principal
 from bessemer.ledger.counts import Counts
 
 Kind = Literal[
-    "chat", "completion", "response", "embedding", "batch", "evaluation", "rollout", "training"
-]
+    "chat", "completion", "response", "embedding", "batch", "batch_embedding",
+    "evaluation", "rollout", "training",
+]  # fmt: skip
 State = Literal["open", "settled", "released"]
 
 _WIDTHS = {"request_id": 64, "model": 200, "actor": 64}  # of the columns, in characters

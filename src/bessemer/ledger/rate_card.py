@@ -8,10 +8,12 @@
     cached = 75_000                   # absent: as prompt
     completion = 600_000
     reasoning = 600_000               # absent: as completion
-    device_hour = 40_000_000          # micro-units for an hour; absent: not for rent
+    training = 3_000_000              # a token trained on; absent: see below
+    device_hour = 40_000_000          # micro-units for an hour of training; absent: see below
 
-The first rate whose pattern fits is the model's. A card is known by the SHA-256 of its content,
-comments and spelling aside, and never changes: another price is another card.
+Training is paid for by the token, by the hour, or by both; by a rate with neither no model is
+trained. The first rate whose pattern fits is the model's. A card is known by the SHA-256 of its
+content, comments and spelling aside, and never changes: another price is another card.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Rate(pydantic.BaseModel):
     cached: Price | None = None
     completion: Price
     reasoning: Price | None = None
+    training: Price | None = None
     device_hour: Price | None = None
 
     def fits(self, model: str) -> bool:
@@ -136,21 +139,24 @@ class RateCard(pydantic.BaseModel):
         a request, however many classes it has.
 
         Raises:
-            InvalidInput: no rate fits, device time where the rate has no price for it, or a cost
-                past what a row can hold.
+            InvalidInput: no rate fits, training where the rate has no price for it, or a cost past
+                what a row can hold.
         """
         rate = self.rate_of(model)
-        if counts.device_ms and rate.device_hour is None:
+        trained = counts.device_ms or counts.training
+        if trained and rate.device_hour is None and rate.training is None:
             raise InvalidInput(
-                f"the rate of {model!r} has no price for {counts.device_ms:,} ms of a device",
+                f"the rate of {model!r} has no price for training: {counts.device_ms:,} ms of a"
+                f" device, {counts.training:,} tokens",
                 param="model",
-                next_step="add device_hour to that rate of the card; 0 is a price too",
+                next_step="add device_hour or training to that rate of the card; 0 is a price too",
             )
         tokens = (
             counts.prompt * rate.prompt
             + counts.cached * (rate.prompt if rate.cached is None else rate.cached)
             + counts.completion * rate.completion
             + counts.reasoning * (rate.completion if rate.reasoning is None else rate.reasoning)
+            + counts.training * (rate.training or 0)
         )
         device = counts.device_ms * (rate.device_hour or 0)
         cost = -(-(tokens * (_WHOLE // TOKENS) + device * (_WHOLE // HOUR_MS)) // _WHOLE)

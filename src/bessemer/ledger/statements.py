@@ -18,12 +18,12 @@ class Statement:
     """An insert or update of many rows, which all have the same columns.
 
     Args:
-        columns: those that an insert fills, or an update sets; the clause may have other
-            parameters of its own.
+        columns: those that an insert fills, or an update sets, unless the clause says so; it may
+            have other parameters of its own.
     """
 
-    def __init__(self, clause: sa.Insert | sa.Update, columns: Sequence[str]) -> None:
-        self._clause, self._columns = clause, list(columns)
+    def __init__(self, clause: sa.Insert | sa.Update, columns: Sequence[str] | None = None) -> None:
+        self._clause, self._columns = clause, columns
         self._made: dict[str, tuple[str, Sequence[str] | None]] = {}
 
     def run(self, connection: sa.Connection, rows: Rows) -> None:

@@ -39,8 +39,32 @@ usage = owned(
     Column("device_ms", BigInteger, nullable=False),
     Column("cost_micro", BigInteger, nullable=False),
     Column("settled_ms", BigInteger, nullable=False),
+    Column("training", BigInteger, nullable=False, server_default="0"),
     Index(None, "project_id", "created_ms"),
     Index(None, "org_id", "created_ms"),
+)
+
+# Sums of `usage` by the hour, kept in the same transactions (`hours`), so that a month is read
+# without its millions of rows. A request without a key has the key "".
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("org_id", String(64), primary_key=True),
+    Column("hour_ms", BigInteger, primary_key=True),
+    Column("project_id", String(64), primary_key=True),
+    Column("owner_id", String(64), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("card", String(80), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt", BigInteger, nullable=False),
+    Column("cached", BigInteger, nullable=False),
+    Column("completion", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("device_ms", BigInteger, nullable=False),
+    Column("training", BigInteger, nullable=False),
+    Column("cost_micro", BigInteger, nullable=False),
 )
 
 # Sums of the two tables above, kept in the same transactions, so that a budget is checked without
