@@ -157,7 +157,9 @@ DIFFERENCES = """\
   answer with calls has `finish_reason` `tool_calls`, also where a function was chosen by name.
 - Responses: hosted tools are refused by name. `dropped_items` is an extension, see `truncation`. A
   response that is not a background one ends when its client goes away, and is not stored then.
-- Not there: batches, images, audio, custom tools."""
+- `/v1/feedback` is an extension ([guide](../guides/feedback.md)). Batches ask chat completions,
+  completions, embeddings and responses ([guide](../guides/batches.md)).
+- Not there: images, audio, custom tools."""
 
 
 def pages() -> dict[str, str]:

@@ -18,6 +18,7 @@ NOT_READING = {
     ("demo",),
     ("login",),
     ("key", "revoke"),
+    ("files", "delete"),
     ("project", "rename"),
     ("project", "archive"),
     ("people", "role"),
@@ -30,6 +31,7 @@ NOT_READING = {
     ("usage", "settle"),
     ("usage", "release"),
 }
+LISTS = ("models", "data list", "runs", "key list", "files list", "batches list")
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}\n'
 
 
@@ -57,8 +59,9 @@ def run_id() -> str:
         return run.run_id
 
 
-@pytest.mark.parametrize("words", [["models"], ["data", "list"], ["runs"], ["key", "list"]])
-def test_an_empty_home_has_empty_lists(words: list[str]) -> None:
+@pytest.mark.parametrize("verb", LISTS)
+def test_an_empty_home_has_empty_lists(verb: str) -> None:
+    words = verb.split()
     said = say(*words, "--json")
     assert (said.status, said.json, said.err) == (0, [], "")
     assert "no " in say(*words).out

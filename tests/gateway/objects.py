@@ -16,11 +16,13 @@ import msgspec
 
 from bessemer.app import (
     admin_keys,
+    batches,
     conversations,
     eval_definitions,
     eval_runs,
     eval_sources,
     eval_submission,
+    feedback,
     files,
     invites,
     members,
@@ -30,6 +32,7 @@ from bessemer.app import (
     responses,
     service_accounts,
     stored_completions,
+    uploads,
 )
 from bessemer.app.eval_definitions import CustomData
 from bessemer.app.eval_grading import Judge
@@ -176,7 +179,17 @@ def _conversation_item(world: World, me: Principal) -> str:
     return str(added["id"])
 
 
+def _batch(world: World, me: Principal) -> str:
+    file = files.add_bytes(world.platform, me, "a.jsonl", "batch", b"{}")
+    return batches.create(world.platform, me, file.id, "/v1/chat/completions").id
+
+
 MAKERS: Mapping[str, Maker] = {
+    "batch_id": _batch,
+    "upload_id": lambda world, me: uploads.create(world.platform, me, "a", "batch", 0, "").id,
+    "feedback_id": lambda world, me: (
+        feedback.create(world.platform, me, new_id("chatcmpl-"), "up").id
+    ),
     "completion_id": _completion,
     "response_id": _response,
     "conversation_id": _conversation,
@@ -199,6 +212,8 @@ MAKERS: Mapping[str, Maker] = {
 
 # Bodies that are right, for the check that the owner of the object is let through.
 BODIES: Mapping[tuple[str, str], Any] = {
+    ("POST", "/v1/uploads"): {"filename": "a", "purpose": "batch", "bytes": 0, "mime_type": ""},
+    ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": []},
     ("POST", "/v1/chat/completions/{completion_id}"): {"metadata": {"a": "b"}},
     ("POST", "/v1/conversations"): {"metadata": {"a": "b"}},
     ("POST", "/v1/conversations/{conversation_id}"): {"metadata": {"a": "b"}},

@@ -52,7 +52,7 @@ OUR_ACTIONS = frozenset(
         *("model.named", "dataset.named", "adapter.named", "model.deleted"),
         *("run.submitted", "run.cancelled", "run.resumed"),
         *("file.created", "file.deleted", "upload.created", "upload.cancelled"),
-        *("batch.created", "batch.cancelled"),
+        *("batch.created", "batch.cancelled", "feedback.created", "feedback.deleted"),
         *("fine_tuning_job.created", "fine_tuning_job.cancelled"),
         *("fine_tuning_job.paused", "fine_tuning_job.resumed"),
         *("eval.created", "eval.updated", "eval.deleted"),

@@ -252,7 +252,7 @@ def respond_each(
             serving,
             principal,
             model,
-            msgspec.structs.replace(request, client=client),
+            msgspec.structs.replace(request, client=request.client or client),
             whole=whole,
             latencies=latencies,
             tab=None if bill is None else bill.tab(),

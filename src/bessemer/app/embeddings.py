@@ -98,7 +98,7 @@ async def embed(
         BessemerError: as `EngineEmbedder.embed`.
     """
     principal.require(EMBED_SCOPE)
-    client = principal.key_id or principal.owner_id
+    client = request.client or principal.key_id or principal.owner_id
     tab = None
     if meter is not None:
         tab = meter.open(principal, model, kind, charge_id or new_id("req")).tab()

@@ -15,7 +15,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -113,23 +113,19 @@ def add(
     written: Writer,
     *,
     expires_after_s: int | None = None,
+    also: Callable[[sa.Connection, str], None] | None = None,
 ) -> File:
     """Keep what was written as a file of the principal's project. It is on disk when this returns.
+
+    Args:
+        also: what else changes in the transaction that makes the file known, given the file's id;
+            when it raises, there is no file.
 
     Raises:
         InvalidInput: no name, one that is too long, or an unknown purpose.
     """
     principal.require(WRITE_SCOPE)
-    if not filename or len(filename) > MAX_NAME:
-        raise InvalidInput(
-            f"a file's name has 1 to {MAX_NAME} characters, not {len(filename)}", param="file"
-        )
-    if purpose not in get_args(Purpose):
-        raise InvalidInput(
-            f"there is no purpose {purpose[:100]!r}",
-            next_step=f"choose from: {', '.join(UPLOADED)}",
-            param="purpose",
-        )
+    check_name(filename, purpose)
     created_ms = now_ms()
     file_id = new_id("file-")
     row = {
@@ -148,13 +144,33 @@ def add(
     path = _path(platform, file_id)
     # A second name, not a new one: the writer's own cleanup stays right.
     os.link(written.path, path)
-    _sync_folder(path.parent)
-    with platform.db.write() as connection:
-        connection.execute(files.insert().values(row))
-        facts = {"filename": filename, "purpose": purpose, "sha256": written.sha256}
-        audit.record(connection, principal, "file.created", file_id, after=facts)
-        kept = connection.execute(sa.select(files).where(files.c.id == file_id)).one()
+    sync_folder(path.parent)
+    facts = {"filename": filename, "purpose": purpose, "sha256": written.sha256}
+    try:
+        with platform.db.write() as connection:
+            connection.execute(files.insert().values(row))
+            audit.record(connection, principal, "file.created", file_id, after=facts)
+            if also is not None:
+                also(connection, file_id)
+            kept = connection.execute(sa.select(files).where(files.c.id == file_id)).one()
+    except BaseException:
+        path.unlink()
+        raise
     return _file(platform, kept)
+
+
+def check_name(filename: str, purpose: str) -> None:
+    """Raises InvalidInput: no name, one that is too long, or an unknown purpose."""
+    if not filename or len(filename) > MAX_NAME:
+        raise InvalidInput(
+            f"a file's name has 1 to {MAX_NAME} characters, not {len(filename)}", param="file"
+        )
+    if purpose not in get_args(Purpose):
+        raise InvalidInput(
+            f"there is no purpose {purpose[:100]!r}",
+            next_step=f"choose from: {', '.join(UPLOADED)}",
+            param="purpose",
+        )
 
 
 def add_bytes(
@@ -248,7 +264,8 @@ def _file(platform: Platform, row: sa.Row[Any]) -> File:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """So that a power cut keeps the names in it, and not only what they name."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from bessemer.app.platform import Platform
@@ -78,9 +79,22 @@ class Meter:
             self.ledger.hurry()
             await asyncio.wait([asyncio.wrap_future(self._newest)])
 
+    def settle(self, request_id: str, used: Counts) -> None:
+        """Charge what a bill's answers used, soon."""
+        self._close(request_id, self.ledger.settle(request_id, used, may_wait=True))
+
+    def release(self, request_id: str, reason: str) -> None:
+        """Charge nothing for them, soon."""
+        entry = self.ledger.release(request_id, SERVER, reason, may_wait=True)
+        self._close(request_id, entry)
+
     def entered(self, entry: Future[Any]) -> None:
         """Entries are made in order, so the newest stands for all."""
         self._newest = entry
+
+    def _close(self, request_id: str, entry: Future[Any]) -> None:
+        self.entered(entry)
+        entry.add_done_callback(partial(_closed, request_id))
 
 
 class Bill:
@@ -187,13 +201,12 @@ class Bill:
         used = self._used()
         self._meter.limits.give_back(self.taken, 0 if fault else used.tokens)
         if fault is not None:
-            entry = self._release(f"failed: {_words(fault)}")
+            self._meter.release(self._request_id, f"failed: {_words(fault)}")
         elif not used.tokens:
-            entry = self._release("its client left before anything was computed")
+            why = "its client left before anything was computed"
+            self._meter.release(self._request_id, why)
         else:
-            entry = self._meter.ledger.settle(self._request_id, used, may_wait=True)
-        self._meter.entered(entry)
-        entry.add_done_callback(self._closed)
+            self._meter.settle(self._request_id, used)
 
     def _used(self) -> Counts:
         """As the request's answer tells its usage: the prompt counts once, as the first answer
@@ -201,15 +214,6 @@ class Bill:
         first = next((tab for tab in self._tabs if tab.prompt), self._tabs[0])
         computed = first.prompt - first.cached
         return Counts(computed, first.cached, sum(tab.completion for tab in self._tabs))
-
-    def _release(self, reason: str) -> Future[Any]:
-        return self._meter.ledger.release(self._request_id, SERVER, reason, may_wait=True)
-
-    def _closed(self, entry: Future[Any]) -> None:
-        fault = entry.exception()
-        # Refused after all, so there is nothing to close.
-        if fault is not None and not isinstance(fault, NotFound):
-            _log.error("%s is not settled: %s", self._request_id, fault)
 
 
 class Tab:
@@ -249,6 +253,13 @@ class Tab:
 def _tell(loop: asyncio.AbstractEventLoop, heard: Any, news: Any) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(heard, news)
+
+
+def _closed(request_id: str, entry: Future[Any]) -> None:
+    fault = entry.exception()
+    # Refused after all, so there is nothing to close.
+    if fault is not None and not isinstance(fault, NotFound):
+        _log.error("%s is not settled: %s", request_id, fault)
 
 
 def _words(fault: Exception) -> str:

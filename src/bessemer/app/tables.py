@@ -10,17 +10,21 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, 
 from bessemer.core.tables import owned
 
 __all__ = [
+    "batches",
     "chat_completions",
     "conversations",
     "eval_outputs",
     "eval_runs",
     "evals",
+    "feedback",
     "files",
     "fine_tuning_checkpoints",
     "fine_tuning_jobs",
     "items",
     "labels",
     "responses",
+    "upload_parts",
+    "uploads",
 ]
 
 # What was uploaded or written for somebody; the bytes are in the home, under the row's id.
@@ -32,6 +36,70 @@ files = owned(
     Column("sha256", String(64), nullable=False),
     Column("expires_ms", BigInteger),
     Index(None, "project_id", "purpose"),
+)
+
+# A file that comes in parts. Its parts are in the home, under the ids of their rows.
+uploads = owned(
+    "uploads",
+    Column("filename", String(500), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mime_type", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("file_expires_s", Integer),
+    Column("file_id", String(64)),
+    Index(None, "status"),
+)
+
+upload_parts = owned(
+    "upload_parts",
+    Column("upload_id", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Index(None, "upload_id"),
+)
+
+# Requests of one file, answered in the background. What each came to is in the home until the
+# batch is over, and then in its files.
+batches = owned(
+    "batches",
+    Column("key_id", String(64)),
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file_id", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("model", String(500)),
+    Column("errors", Text),
+    Column("metadata", Text),
+    Column("output_expires_s", Integer),
+    Column("output_file_id", String(64)),
+    Column("error_file_id", String(64)),
+    Column("total", Integer, nullable=False, server_default="0"),
+    Column("completed", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("in_progress_ms", BigInteger),
+    Column("finalizing_ms", BigInteger),
+    Column("completed_ms", BigInteger),
+    Column("failed_ms", BigInteger),
+    Column("expired_ms", BigInteger),
+    Column("cancelling_ms", BigInteger),
+    Column("cancelled_ms", BigInteger),
+    Index(None, "project_id"),
+    Index(None, "status"),
+)
+
+# What somebody said of an answer.
+feedback = owned(
+    "feedback",
+    Column("completion_id", String(64), nullable=False),
+    Column("rating", String(8), nullable=False),
+    Column("comment", Text),
+    Column("correction", Text),
+    Column("stored", Integer, nullable=False),
+    Index(None, "project_id", "completion_id"),
 )
 
 # What is asked and judged; `config` and `criteria` are JSON of `app.eval_definitions`.

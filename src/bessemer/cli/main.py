@@ -33,6 +33,8 @@ VERBS = {
     "replay": "Compute a recorded answer again and compare every bit.",
     "chat": "Talk to a model in the terminal.",
     "runs": "List runs; show, follow or cancel one.",
+    "files": "List, add, read and delete files of the API.",
+    "batches": "Answer the requests of a file in the background.",
     "targets": "Let other servers answer by names here.",
     "usage": "What was used and what it cost; close what a crash left open.",
     "prices": "Show or set what tokens cost.",

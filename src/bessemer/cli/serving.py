@@ -14,6 +14,7 @@ from functools import partial
 from bessemer.app import models
 from bessemer.app.adapters import NamedAdapter, Served, base_of, find_served
 from bessemer.app.background import Background
+from bessemer.app.batch_runner import BatchRunner
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.engine_memory import kv_limit
 from bessemer.app.engine_runtime import need_engine, need_runtime
@@ -33,9 +34,11 @@ from bessemer.app.recording import Recorder, prune
 from bessemer.app.stored_completions import Keeper
 from bessemer.app.supervisor import Supervisor, thread_budget
 from bessemer.app.target_serving import TargetServing
+from bessemer.app.uploads import sweep as sweep_uploads
 from bessemer.console.pages import build as build_console
 from bessemer.console.sessions import Sessions, login_url, token_folder
 from bessemer.core.errors import InvalidInput
+from bessemer.gateway.answerer import GatewayAnswerer
 from bessemer.gateway.asgi import build as build_gateway
 from bessemer.gateway.resources import resource_routes
 from bessemer.gateway.server import Server, bind, url_of
@@ -100,6 +103,7 @@ class Service:
         self._recorder = Recorder(platform) if deterministic else None
         prune(platform)
         sweep(platform)
+        sweep_uploads(platform)
         self._keyring = KeyRing(platform)
         self._supervisor = Supervisor(platform)
         self._desk = FineTuningDesk(platform)
@@ -110,6 +114,9 @@ class Service:
         self._meter = Meter.of(platform)
         self._evals = EvalRunner(platform, serving, meter=self._meter)
         self._background = Background(platform, serving, self._meter)
+        keeper = Keeper(platform)
+        answerer = GatewayAnswerer(platform, serving, keeper)
+        self._batches = BatchRunner(platform, answerer, self._meter)
         folder = token_folder(platform.home)
         console = build_console(platform, serving, Sessions(folder), hosts=hosts, meter=self._meter)
         sock = bind(host, port)
@@ -123,7 +130,7 @@ class Service:
             ),
             other=console,
             open_metrics=own,
-            keeper=Keeper(platform),
+            keeper=keeper,
         )
 
         def when_started(url: str) -> None:
@@ -149,6 +156,7 @@ class Service:
             self._pool.load(model)
         await self._background.start()
         await self._supervisor.start()
+        await self._batches.start()
         await self._evals.start()
         await self._desk.start()
         refreshing = asyncio.create_task(self._each_second())
@@ -157,7 +165,8 @@ class Service:
         finally:
             refreshing.cancel()
             await asyncio.wait([refreshing])
-            # Before the engines, whose end it would take for a fault of the items.
+            # Before the engines, whose end they would take for a fault of the items.
+            await self._batches.close()
             await self._evals.close()
             await self._desk.close()
             await self._background.close()

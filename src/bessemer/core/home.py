@@ -4,6 +4,8 @@ db.sqlite             rows
 artifacts/<digest>/   models, datasets, evaluations: immutable, named by content
 runs/<run-id>/        one folder per job
 files/<file-id>       what was uploaded, and what batches wrote
+uploads/<part-id>     parts of files that are not whole yet
+batches/<batch-id>/   input and results of a batch that is not over
 targets.toml          other servers by names here, without their secrets
 keys/                 secrets of this installation, mode 0600
 cache/                may be deleted at any time
@@ -56,6 +58,14 @@ class Home:
         return self.root / "files"
 
     @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 
@@ -65,7 +75,8 @@ class Home:
 
     def ensure(self) -> Home:
         """Create the folders, readable by their owner alone."""
-        for folder in (self.root, self.artifacts, self.runs, self.files, self.keys, self.cache):
+        inside = (self.artifacts, self.runs, self.files, self.uploads, self.batches)
+        for folder in (self.root, *inside, self.keys, self.cache):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import UNSET
 
 from bessemer.app.chat import Reply, Serving, respond_each
 from bessemer.app.latencies import Latencies
-from bessemer.app.metering import Meter
+from bessemer.app.metering import Meter, Taken
 from bessemer.core.principal import Principal
+from bessemer.core.protocols import Usage
 from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
 from bessemer.gateway.exchange import Exchange
 from bessemer.gateway.failures import UnsupportedParameter
@@ -50,26 +51,84 @@ async def answer(
         UnsupportedParameter: it is to be stored, and there is no keeper.
         BessemerError: what the use case raises; if events were sent, `exchange.fail` adds it.
     """
+    if not ask.stream:
+        whole = await answer_whole(
+            serving, principal, ask, shape, exchange.request_id, latencies, meter, keeper
+        )
+        await exchange.send_json(200, whole.body, limit_headers(whole.taken))
+        return
     store = _storer(ask, principal, keeper)
-    each, request_id = ask.candidates, exchange.request_id
+    replies = _replies(serving, principal, ask, shape, exchange.request_id, latencies, meter)
+    async with aclosing(interleave(replies)) as pieces:
+        await _stream(exchange, ask, shape, replies, pieces, store)
+
+
+class Whole(NamedTuple):
+    """An answer in one piece: its JSON, and what it took, also of the rate limits."""
+
+    body: bytes
+    usage: Usage
+    taken: Taken
+
+
+async def answer_whole(
+    serving: Serving,
+    principal: Principal,
+    ask: Ask,
+    shape: Shape,
+    request_id: str,
+    latencies: Latencies,
+    meter: Meter | None = None,
+    keeper: Keeper | None = None,
+) -> Whole:
+    """The answer, once all of it is there, and stored if it is to be.
+
+    Raises:
+        UnsupportedParameter: it is to be stored, and there is no keeper.
+        BessemerError: what the use case raises.
+    """
+    store = _storer(ask, principal, keeper)
+    replies = _replies(serving, principal, ask, shape, request_id, latencies, meter)
+    choices = [Choice() for _ in replies]
+    async with aclosing(interleave(replies)) as pieces:
+        async for index, delta in pieces:
+            choices[index].take(delta)
+    heading = Heading.new(shape.prefix, request_id, ask.model, replies[0].model_digest)
+    usage = total_usage(choices, ask.candidates)
+    best = best_of(choices, ask.n, ask.candidates)
+    for choice in best:
+        if not ask.says_logprobs:
+            choice.logprobs.clear()
+    body = shape.whole(heading, best, usage)
+    if store is not None:
+        await store(body)
+    return Whole(body, usage, replies[0].taken)
+
+
+def _replies(
+    serving: Serving,
+    principal: Principal,
+    ask: Ask,
+    shape: Shape,
+    request_id: str,
+    latencies: Latencies,
+    meter: Meter | None,
+) -> list[Reply]:
+    """Of every choice; those to one prompt are charged together."""
     replies: list[Reply] = []
-    for start in range(0, len(ask.requests), each):
+    for start in range(0, len(ask.requests), ask.candidates):
         replies += respond_each(
             serving,
             principal,
             ask.model,
-            ask.requests[start : start + each],
+            ask.requests[start : start + ask.candidates],
             meter=meter,
             kind=shape.kind,
             charge_id=f"{request_id}-{start}" if start else request_id,
             whole=not ask.stream,
             latencies=latencies,
         )
-    async with aclosing(interleave(replies)) as pieces:
-        if ask.stream:
-            await _stream(exchange, ask, shape, replies, pieces, store)
-        else:
-            await _whole(exchange, ask, shape, replies, pieces, store)
+    return replies
 
 
 Store = Callable[[bytes], Awaitable[None]]
@@ -86,30 +145,6 @@ def _storer(ask: Ask, principal: Principal, keeper: Keeper | None) -> Store | No
         await keeper.keep(principal, labels, messages, answer)
 
     return store
-
-
-async def _whole(
-    exchange: Exchange,
-    ask: Ask,
-    shape: Shape,
-    replies: list[Reply],
-    pieces: AsyncIterator[Piece],
-    store: Store | None,
-) -> None:
-    choices = [Choice() for _ in replies]
-    async for index, delta in pieces:
-        choices[index].take(delta)
-    heading = Heading.new(shape.prefix, exchange.request_id, ask.model, replies[0].model_digest)
-    usage = total_usage(choices, ask.candidates)
-    best = best_of(choices, ask.n, ask.candidates)
-    for choice in best:
-        if not ask.says_logprobs:
-            choice.logprobs.clear()
-    standing = limit_headers(replies[0].taken)
-    body = shape.whole(heading, best, usage)
-    if store is not None:
-        await store(body)
-    await exchange.send_json(200, body, standing)
 
 
 async def _stream(

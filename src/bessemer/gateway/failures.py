@@ -94,19 +94,25 @@ def error_body(error: BessemerError) -> bytes:
     return msgspec.json.encode(_ErrorBody(_Error(message, kind, error.param, error.code)))
 
 
+def retry_after_s(error: BessemerError) -> float | None:
+    """Seconds after which the same request may be answered; None where trying again is in vain."""
+    if isinstance(error, RateLimited) and error.facts.get("never"):
+        return None
+    if isinstance(error, Busy):
+        return error.retry_after_s
+    if isinstance(error, ModelTooLarge) or (isinstance(error, EngineDied) and error.deaths > 1):
+        return None
+    return RETRY_ENGINE_S if isinstance(error, EngineUnavailable) else None
+
+
 def error_headers(error: BessemerError) -> list[Header]:
     """`Retry-After` where trying again makes sense, and what else the status asks for."""
-    if isinstance(error, RateLimited) and error.facts.get("never"):
-        return [_DO_NOT_RETRY, *refusal_headers(error)]
-    if isinstance(error, Busy):
-        standing = refusal_headers(error) if isinstance(error, RateLimited) else ()
-        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))), *standing]
-    if isinstance(error, BudgetExceeded | ModelTooLarge) or (
-        isinstance(error, EngineDied) and error.deaths > 1
-    ):
-        return [_DO_NOT_RETRY]
-    if isinstance(error, EngineUnavailable):
-        return [(b"retry-after", b"%d" % RETRY_ENGINE_S)]
+    after_s = retry_after_s(error)
+    standing = refusal_headers(error) if isinstance(error, RateLimited) else ()
+    if after_s is not None:
+        return [(b"retry-after", b"%d" % max(1, math.ceil(after_s))), *standing]
+    if isinstance(error, RateLimited | BudgetExceeded | EngineUnavailable):
+        return [_DO_NOT_RETRY, *standing]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allowed.encode())]
     if error.status == 401:

@@ -9,9 +9,11 @@ from bessemer.app.platform import Platform
 from bessemer.gateway import (
     admin_keys,
     audit_logs,
+    batches,
     conversations,
     eval_runs,
     evals,
+    feedback,
     files,
     fine_tuning,
     graders,
@@ -22,6 +24,7 @@ from bessemer.gateway import (
     responses,
     service_accounts,
     stored_completions,
+    uploads,
     usage,
     users,
 )
@@ -38,6 +41,9 @@ def resource_routes(
     """The routes; those that ask models do so through `serving`, and `meter` counts it."""
     return [
         *files.routes(platform),
+        *uploads.routes(platform),
+        *batches.routes(platform),
+        *feedback.routes(platform),
         *stored_completions.routes(platform),
         *responses.routes(platform, serving, background, meter),
         *conversations.routes(platform),
