@@ -127,11 +127,12 @@ def serve_bessemer(folder: Path, upstream: str | None) -> None:
         key = create_key(platform, who, "benchmark")
         with platform.db.write() as connection:
             connection.execute(api_keys.update().values(secret_hash=hash_secret(KEY)))
-        adopt(platform.db, who, RateCard.parse(card))
-        for scope in ("project", "org"):
-            set_budget(platform.db, who, scope, "month", 10**15)
-        for account in (f"project:{who.project_id}", f"key:{key.id}"):
-            set_rate_limit(platform.db, who, LimitOf(account, "*"), RateLimit(10**9, 10**12))
+            adopt(connection, who, RateCard.parse(card))
+            for scope in ("project", "org"):
+                set_budget(connection, who, scope, "month", 10**15)
+            for account in (f"project:{who.project_id}", f"key:{key.id}"):
+                limit = RateLimit(10**9, 10**12)
+                set_rate_limit(connection, who, LimitOf(account, "*"), limit)
         serving: Any = _serving()
         if upstream is not None:
             add_target(platform, who, "fake", Target(url=upstream + "/v1", model="fake"))

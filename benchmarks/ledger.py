@@ -81,10 +81,11 @@ def measure(folder: Path, at_once: int, callers: int, seconds: float) -> Found:
         Platform.open(Home(Path(name))) as platform,
     ):
         who = platform.local_principal()
-        cards.adopt(platform.db, who, CARD)
-        for scope in ("project", "org"):
-            for period in ("month", "total"):
-                set_budget(platform.db, who, scope, period, 10**15)
+        with platform.db.write() as connection:
+            cards.adopt(connection, who, CARD)
+            for scope in ("project", "org"):
+                for period in ("month", "total"):
+                    set_budget(connection, who, scope, period, 10**15)
         with Ledger(platform.db, at_once=at_once) as ledger:
             found = asyncio.run(drive(ledger, platform, callers, seconds))
         assert differences(platform.db) == []

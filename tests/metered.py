@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from bessemer.app.platform import Platform
 from bessemer.core.principal import Principal
 from bessemer.ledger import hours, tables
-from bessemer.ledger.cards import adopt
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import unsettled
 from bessemer.ledger.rate_card import RateCard
 from bessemer.ledger.reconciling import differences, unmatched
+from tests.ledger.house import adopt
 
 # A completion token costs one micro-unit; what is read is free, so that limits count answers.
 CARD = RateCard.parse(

@@ -19,14 +19,14 @@ from bessemer.app.platform import Platform
 from bessemer.app.responder import EngineResponder
 from bessemer.core.errors import BudgetExceeded, EngineDied, EngineUnavailable, RateLimited
 from bessemer.core.protocols import ChatRequest, TokenChunk
-from bessemer.ledger.budgets import set_budget
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import Ledger
-from bessemer.ledger.rate_limits import LimitOf, RateLimit, RateLimits, set_rate_limit
+from bessemer.ledger.rate_limits import LimitOf, RateLimit, RateLimits
 from bessemer.text.bpe import train_bpe
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.tokenizer import Tokenizer
 from tests.fakes import FakeEngine, FakeResponder, FakeServing
+from tests.ledger.house import set_budget, set_rate_limit
 from tests.metered import PAYER, charge, rows_of
 
 T = TypeVar("T")

@@ -28,6 +28,9 @@ NOT_READING = {
     ("prices", "set"),
     ("budget", "set"),
     ("budget", "lift"),
+    ("budget", "forget"),
+    ("limits", "set"),
+    ("limits", "lift"),
     ("usage", "settle"),
     ("usage", "release"),
 }

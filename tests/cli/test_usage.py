@@ -71,3 +71,46 @@ def test_budgets_are_set_shown_and_lifted() -> None:
     assert "project" not in say("budget", "show").out
     for wrong in ("12.3456789", "much", "nan"):
         assert "is not an amount" in say("budget", "set", wrong).err
+
+
+def test_a_projects_budget_is_its_own() -> None:
+    say("project", "create", "research")
+    assert say("budget", "set", "3", "--project", "research").status == 0
+    (there,) = say("budget", "show", "--project", "research", "--json").json
+    assert there["limit_micro"] == 3_000_000
+    assert say("budget", "show", "--json").json == []
+    assert say("budget", "set", "3", "--project", "nowhere").status == 1
+
+
+def test_alerts_are_set_said_and_taken_away(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(CARD)
+    say("prices", "set", str(file))
+    alert = say("budget", "alert", "0.00001", "--json").json
+    assert say("budget", "alerts").out.split()[-1] == "never"
+    reserve("paid", settle=True)  # 0.000012
+    (found,) = say("budget", "alerts", "--json").json
+    assert found["id"] == alert["id"] and [one["settled_micro"] for one in found["fired"]] == [12]
+    assert " at 0.000012" in say("budget", "alerts").out
+    assert say("budget", "forget", alert["id"]).status == 0
+    assert "no alerts" in say("budget", "alerts").out
+    events = say("audit", "--json").json
+    actions = [event["action"] for event in events]
+    assert actions[:3] == ["spend_alert.deleted", "spend_alert.created", "rate_card.updated"]
+    assert events[0]["before"]["threshold_micro"] == 10
+
+
+def test_limits_are_set_shown_and_lifted() -> None:
+    assert "no limits" in say("limits", "show").out
+    assert say("limits", "set").status == 2
+    assert say("limits", "set", "--requests", "60").status == 0
+    assert say("limits", "set", "--tokens", "9000").status == 0
+    key = say("key", "create", "--json").json["id"]
+    assert say("limits", "set", "--requests", "5", "--key", key).status == 0
+    of_key, of_project = say("limits", "show", "--json").json
+    assert (of_key["account"], of_key["requests"]) == (f"key:{key}", 5)
+    assert (of_project["requests"], of_project["tokens"]) == (60, 9000)
+    assert say("limits", "lift").status == say("limits", "lift", "--key", key).status == 0
+    assert "no limits" in say("limits", "show").out
+    assert "no model 'smol'" in say("limits", "set", "--requests", "1", "--model", "smol").err
+    assert "no key 'key_x'" in say("limits", "set", "--requests", "1", "--key", "key_x").err

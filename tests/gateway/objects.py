@@ -31,6 +31,8 @@ from bessemer.app import (
     people,
     responses,
     service_accounts,
+    spend_alerts,
+    spending,
     stored_completions,
     uploads,
 )
@@ -64,6 +66,7 @@ def _project(world: World, me: Principal) -> str:
     """The first one itself, with a list of models, so that there is one to read."""
     if world.ring.authenticate(world.mine).models is None:
         model_permissions.set_to(world.platform, world.owner, me.project_id, "deny_list", [])
+    NEWEST["project"] = me.project_id
     return me.project_id
 
 
@@ -72,36 +75,55 @@ def _invite(world: World, _me: Principal) -> str:
     return invites.create(world.platform, world.owner, email, "reader", []).invite.id
 
 
-# Paths speak of parts after their whole, so a run is made of the eval that was made before it.
-_newest: dict[str, str] = {}
+def _budget(world: World, me: Principal) -> str:
+    """There is one to read and to lift."""
+    spending.set_budget(world.platform, world.owner, "org", "month", 10_000)
+    there = replace(world.owner, project_id=me.project_id)
+    spending.set_budget(world.platform, there, "project", "month", 10_000)
+    return ""
+
+
+_LIMIT = {"threshold_amount": 5, "currency": "USD", "interval": "month"}
+_ALERT = {**_LIMIT, "notification_channel": {"type": "email", "recipients": ["a@example.org"]}}
+_OF = ("", "projects/{project_id}/")
+
+
+def _alert(world: World, me: Principal) -> str:
+    """The first project's where the path speaks of one, else the organization's."""
+    channel = spend_alerts.Channel([])
+    of = NEWEST.pop("project", None)
+    return spend_alerts.create(world.platform, world.owner, of, 1, channel).id
+
+
+# Paths speak of parts after their whole, so a run is made of the eval that was made before it;
+# emptied for each path.
+NEWEST: dict[str, str] = {}
 
 
 def _eval(world: World, me: Principal) -> str:
     data = CustomData(item_schema={}, include_sample_schema=False)
     criterion = StringCheck(name="equal", input="{{item.a}}", reference="b", operation="eq")
-    _newest["eval"] = eval_definitions.add(world.platform, me, data, [criterion]).id
-    return _newest["eval"]
+    NEWEST["eval"] = eval_definitions.add(world.platform, me, data, [criterion]).id
+    return NEWEST["eval"]
 
 
 def _eval_run(world: World, me: Principal) -> str:
     plan = Plan(source=FileContent([Row({"a": "b"})]), model=None, messages=None)
-    run = eval_submission.submit(world.platform, me, None, _newest["eval"], plan, {})
-    _newest["run"] = run.id
+    run = eval_submission.submit(world.platform, me, None, NEWEST["eval"], plan, {})
+    NEWEST["run"] = run.id
     return run.id
 
 
 def _eval_output(world: World, me: Principal) -> str:
-    begun = eval_runs.begin(world.platform, _newest["run"])
+    begun = eval_runs.begin(world.platform, NEWEST["run"])
     assert begun is not None
-    definition = eval_definitions.get(world.platform, me, _newest["eval"])
+    definition = eval_definitions.get(world.platform, me, NEWEST["eval"])
     assert begun[0].plan is not None
     (line,) = eval_sources.read(world.platform, me, begun[0].plan.source)
     judged = asyncio.run(Judge(FakeServing({}), begun[0], definition).judge(line))
-    eval_runs.record(world.platform, _newest["run"], judged)
+    eval_runs.record(world.platform, NEWEST["run"], judged)
     asked = PageRequest(limit=1)
-    (output,), _ = eval_runs.list_outputs(
-        world.platform, me, _newest["eval"], _newest["run"], asked
-    )
+    (output,), _ = eval_runs.list_outputs(world.platform, me, NEWEST["eval"], NEWEST["run"], asked)
     return output.id
 
 
@@ -170,12 +192,12 @@ def _response(world: World, me: Principal) -> str:
 
 
 def _conversation(world: World, me: Principal) -> str:
-    _newest["conversation"] = conversations.create(world.platform, me, {}, []).id
-    return _newest["conversation"]
+    NEWEST["conversation"] = conversations.create(world.platform, me, {}, []).id
+    return NEWEST["conversation"]
 
 
 def _conversation_item(world: World, me: Principal) -> str:
-    (added,) = conversations.add_items(world.platform, me, _newest["conversation"], [_item()])
+    (added,) = conversations.add_items(world.platform, me, NEWEST["conversation"], [_item()])
     return str(added["id"])
 
 
@@ -208,6 +230,8 @@ MAKERS: Mapping[str, Maker] = {
     "user_id": _user,
     "key_id": lambda world, _me: admin_keys.create(world.platform, world.owner, "k").key.id,
     "invite_id": _invite,
+    "alert_id": _alert,
+    "rate_limit_id": lambda _world, _me: "rl-*",
 }
 
 # Bodies that are right, for the check that the owner of the object is let through.
@@ -238,6 +262,15 @@ BODIES: Mapping[tuple[str, str], Any] = {
     },
     ("POST", "/v1/organization/users/{user_id}"): {"role": "member"},
     ("POST", "/v1/organization/admin_api_keys"): {"name": "k"},
+    **{("POST", f"/v1/organization/{of}spend_limit"): _LIMIT for of in _OF},
+    **{
+        ("POST", f"/v1/organization/{of}spend_alerts{one}"): _ALERT
+        for of in _OF
+        for one in ("", "/{alert_id}")
+    },
+    ("POST", "/v1/organization/projects/{project_id}/rate_limits/{rate_limit_id}"): {
+        "max_requests_per_1_minute": 1_000
+    },
     ("POST", "/v1/organization/invites"): {"email": "new@example.org", "role": "reader"},
 }
 
@@ -249,6 +282,11 @@ QUERIES: Mapping[tuple[str, str], Maker] = {
     ("GET", "/v1/organization/usage/completions"): lambda _world, _me: "?start_time=1",
     ("GET", "/v1/organization/usage/embeddings"): lambda _world, _me: "?start_time=1",
     ("GET", "/v1/organization/costs"): lambda _world, _me: "?start_time=1",
+    **{
+        (method, f"/v1/organization/{of}spend_limit"): _budget
+        for method in ("GET", "DELETE")
+        for of in _OF
+    },
 }
 
 # POSTs that change nothing, so that a reader may do them.

@@ -19,6 +19,7 @@ from tests.gateway.calling import Answer, call
 from tests.gateway.objects import (
     BODIES,
     MAKERS,
+    NEWEST,
     QUERIES,
     READING_POSTS,
     TOKENS_ONLY,
@@ -51,6 +52,7 @@ def asked(world: World, route: Route) -> tuple[str, list[str]]:
     """The route's path with the ids of new objects of the first project, and those ids."""
     me, ids = owner_of_first(world), []
     path = route.path
+    NEWEST.clear()
     for name in ID.findall(route.path):
         if name not in MAKERS:
             pytest.fail(

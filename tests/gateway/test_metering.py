@@ -19,12 +19,12 @@ from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.core.home import Home
 from bessemer.gateway.limit_headers import duration
-from bessemer.ledger.budgets import set_budget
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import Ledger, unsettled
-from bessemer.ledger.rate_limits import LimitOf, RateLimit, set_rate_limit
+from bessemer.ledger.rate_limits import LimitOf, RateLimit
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import KEY, MESSAGES, Running, app_of, call, chat, complete, running
+from tests.ledger.house import set_budget, set_rate_limit
 from tests.metered import PAYER, charge, rows_of
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,8 @@ import pytest
 
 from bessemer.core.database import Database
 from bessemer.core.principal import Principal
-from bessemer.ledger.cards import adopt
 from bessemer.ledger.ledger import Ledger
-from tests.ledger.house import ALICE, CARD, make_database
+from tests.ledger.house import ALICE, CARD, adopt, make_database
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 from bessemer.core.database import Database
 from bessemer.core.errors import BudgetExceeded, InvalidInput
 from bessemer.core.principal import Principal
-from bessemer.ledger.budgets import Balance, Period, Scope, set_budget
+from bessemer.ledger.budgets import Balance, Period, Scope
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import Ledger, balance, unsettled
-from tests.ledger.house import ALICE, BOB, written
+from tests.ledger.house import ALICE, BOB, set_budget, written
 
 ROOT = Path(__file__).parents[2]
 EACH = 10  # micro-units that one request may cost

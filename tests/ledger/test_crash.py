@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from bessemer.core.database import Database
-from bessemer.ledger import tables
+from bessemer.ledger import hours, tables
 from bessemer.ledger.budgets import Balance
 from bessemer.ledger.ledger import Ledger, balance, unsettled
 from bessemer.ledger.reconciling import differences, unmatched
 from tests.ledger.drill import RESERVED, THREADS, tokens_of
-from tests.ledger.house import ALICE
+from tests.ledger.house import ALICE, watch
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +33,10 @@ def run_and_kill(database: Path, journal: Path, name: str, wait_s: float) -> Non
     finally:
         child.kill()
         assert child.wait() == -9
+
+
+# A few of them are reached in each life of the ledger.
+ALERTS = {f"alert_{number:03}": number * 2_000 for number in range(1, 400)}
 
 
 def states(db: Database) -> dict[str, str]:
@@ -64,10 +68,16 @@ def check(db: Database, journal: Path) -> None:
     still = unsettled(db)
     assert sorted(row.id for row in still) == sorted(n for n, now in state.items() if now == "open")
     assert balance(db, ALICE, "org", None) == Balance(sum(charged.values()), RESERVED * len(still))
-    assert differences(db) == [] and unmatched(db) == []
+    assert differences(db) == [] and unmatched(db) == [] and hours.differing(db) == []
+    with db.read() as connection:
+        said = list(connection.scalars(sa.select(tables.spend_firings.c.alert_id)))
+    reached = [name for name, most in ALERTS.items() if sum(charged.values()) >= most]
+    assert sorted(said) == reached, "an alert was lost, or said twice, or too early"
 
 
 def drill(db: Database, folder: Path, kills: int) -> None:
+    for name, threshold_micro in ALERTS.items():
+        watch(db, name, "org:org_a", threshold_micro)
     journal = folder / "journal"
     left = 0
     for number in range(kills):

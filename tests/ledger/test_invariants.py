@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from bessemer.core.errors import BessemerError, BudgetExceeded, Conflict, NotFound
 from bessemer.ledger import book, hours
-from bessemer.ledger.budgets import Balance, set_budget
-from bessemer.ledger.cards import Cards, adopt
+from bessemer.ledger.budgets import Balance
+from bessemer.ledger.cards import Cards
 from bessemer.ledger.entries import Charge, Entry, Release, Reservation, Reserve, Settle
 from bessemer.ledger.ledger import balance, unsettled
 from bessemer.ledger.reconciling import differences, unmatched
-from tests.ledger.house import ALICE, BOB, CARD, make_database, written
+from tests.ledger.house import ALICE, BOB, CARD, adopt, make_database, set_budget, written
 
 IDS = st.sampled_from(["r1", "r2", "r3", "r4"])
 TOKENS = st.integers(0, 60).map(written)

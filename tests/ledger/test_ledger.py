@@ -13,12 +13,11 @@ from bessemer.core.errors import Conflict, IntegrityError, InvalidInput, NotFoun
 from bessemer.core.principal import Principal
 from bessemer.ledger import tables
 from bessemer.ledger.budgets import Balance
-from bessemer.ledger.cards import adopt
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import Ledger, balance, unsettled
 from bessemer.ledger.rate_card import RateCard
 from bessemer.ledger.reconciling import Difference, differences, unmatched
-from tests.ledger.house import ALICE, BOB, CARD, make_database, written
+from tests.ledger.house import ALICE, BOB, CARD, adopt, make_database, written
 
 NOVEMBER_MS, DECEMBER_MS = 1_764_547_199_999, 1_764_547_200_000  # two neighboring milliseconds
 

@@ -9,12 +9,11 @@ import pytest
 from bessemer.core.database import Database
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
-from bessemer.ledger.cards import adopt
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.entries import Kind
 from bessemer.ledger.ledger import Ledger
 from bessemer.ledger.usage import Bucket, Dimension, Sum, UsageQuery, Width, usage
-from tests.ledger.house import ALICE, BOB, CARD, make_database
+from tests.ledger.house import ALICE, BOB, CARD, adopt, make_database
 
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS  # a midnight

@@ -39,6 +39,7 @@ VERBS = {
     "usage": "What was used and what it cost; close what a crash left open.",
     "prices": "Show or set what tokens cost.",
     "budget": "Show, set or lift what may be spent.",
+    "limits": "Show, set or lift requests and tokens a minute.",
     "key": "Create, list and revoke API keys.",
     "project": "Create, list, rename and archive projects.",
     "people": "Let people in, give them roles, take them out.",

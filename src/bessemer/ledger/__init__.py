@@ -7,6 +7,7 @@ used can be asked for by minute, hour or day. Amounts are integer micro-units of
 """
 
 __all__ = [
+    "alerts",
     "budgets",
     "cards",
     "counts",

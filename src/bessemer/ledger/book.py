@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bessemer.core.errors import BessemerError, Conflict, NotFound
-from bessemer.ledger import budgets, hours, tables
+from bessemer.ledger import alerts, budgets, hours, tables
 from bessemer.ledger.budgets import Balance
 from bessemer.ledger.cards import Cards
 from bessemer.ledger.counts import Counts
@@ -42,7 +42,8 @@ class Known:
     """What the last entries read and left: true for as long as nobody else writes.
 
     Of `accounts` every balance and limit is here; `open` are reservations that are, and `hours`
-    sums that have a row.
+    sums that have a row, `fired` what alerts of `accounts` were said. `told` are those of the
+    transaction, for who commits it.
     """
 
     accounts: set[str] = field(default_factory=set)
@@ -50,6 +51,9 @@ class Known:
     limits: dict[tuple[str, budgets.Period], int] = field(default_factory=dict)
     open: dict[str, Reservation] = field(default_factory=dict)
     hours: set[hours.Key] = field(default_factory=set)
+    watched: dict[str, list[alerts.Alert]] = field(default_factory=dict)
+    fired: set[alerts.Key] = field(default_factory=set)
+    told: list[alerts.Firing] = field(default_factory=list)
     card: RateCard | None = None
 
     def learn(self, connection: sa.Connection, accounts: set[str]) -> None:
@@ -57,6 +61,10 @@ class Known:
         if unknown := accounts - self.accounts:
             self.limits.update(budgets.limits_of(connection, unknown))
             self.balances.update(balances_of(connection, unknown))
+            found = alerts.alerts_of(connection, unknown)
+            for alert in found:
+                self.watched.setdefault(alert.account, []).append(alert)
+            self.fired |= alerts.fired_of(connection, found)
             self.accounts |= unknown
 
 
@@ -239,11 +247,25 @@ class Book:
                 updated.append({"of": account, "at": month, **balance._asdict()})
         _BEGIN.run(connection, inserted)
         _MOVE.run(connection, updated)
+        self._fire(connection)
         for row in touched:
             if row.state == "open":
                 self._known.open[row.id] = row
             else:
                 self._known.open.pop(row.id, None)
+
+    def _fire(self, connection: sa.Connection) -> None:
+        """Say what alerts the charges of this transaction reached."""
+        known = self._known
+        for (account, month), before in self._moved.items():
+            balance = self._balances[account, month]
+            if balance.settled_micro == (before or Balance()).settled_micro:
+                continue
+            for alert in known.watched.get(account, ()):
+                key = alert.key(month)
+                if balance.settled_micro >= alert.threshold_micro and key not in known.fired:
+                    known.fired.add(key)
+                    known.told.append(alerts.fire(connection, alert, month, balance, self._at_ms))
 
 
 def balances_of(connection: sa.Connection, accounts: set[str]) -> dict[tuple[str, str], Balance]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
-from bessemer.core.database import Database, now_ms
+from bessemer.core.database import now_ms
 from bessemer.core.errors import BudgetExceeded, InvalidInput
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
@@ -37,12 +37,16 @@ class Balance(NamedTuple):
 
 
 def set_budget(
-    db: Database, principal: Principal, scope: Scope, period: Period, limit_micro: int | None
-) -> None:
+    connection: sa.Connection,
+    principal: Principal,
+    scope: Scope,
+    period: Period,
+    limit_micro: int | None,
+) -> int | None:
     """Set, change or (None) lift a budget of the principal's project or organization.
 
     It counts from the next reservation on. A limit below what is spent already is allowed: then
-    nothing more is.
+    nothing more is. Returns the limit that was in force before.
     """
     if scope not in get_args(Scope) or period not in get_args(Period):
         raise InvalidInput(f"a budget is per project or org, and month or total; got {scope!r}, "
@@ -50,18 +54,20 @@ def set_budget(
     if limit_micro is not None and not 0 <= limit_micro < 2**63:
         raise InvalidInput(f"a budget of {limit_micro:,} micro-units cannot be", param="limit")
     project, org = accounts_of(principal.project_id, principal.org_id)
+    account = project if scope == "project" else org
+    before = limits_of(connection, {account}).get((account, period))
     row = {
         "id": new_id("budget"),
         "org_id": principal.org_id,
         "project_id": principal.project_id,
         "owner_id": principal.owner_id,
         "created_ms": now_ms(),
-        "account": project if scope == "project" else org,
+        "account": account,
         "period": period,
         "limit_micro": limit_micro,
     }
-    with db.write() as connection:
-        connection.execute(tables.budgets.insert().values(row))
+    connection.execute(tables.budgets.insert().values(row))
+    return before
 
 
 def limits_of(connection: sa.Connection, accounts: Collection[str]) -> Limits:

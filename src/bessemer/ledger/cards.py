@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from bessemer.core.database import Database, now_ms
+from bessemer.core.database import now_ms
 from bessemer.core.errors import IntegrityError
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
@@ -12,20 +12,9 @@ from bessemer.ledger import tables
 from bessemer.ledger.rate_card import RateCard
 
 
-def adopt(db: Database, principal: Principal, card: RateCard) -> str:
-    """Put a card in force, for reservations from now on. Gives its digest."""
-    with db.write() as connection:
-        _put_in_force(connection, principal, card)
-    return card.digest
-
-
-def adopt_first(connection: sa.Connection, principal: Principal) -> None:
-    """Put `FREE` in force where no card ever was."""
-    if connection.execute(sa.select(tables.rate_cards.c.id).limit(1)).first() is None:
-        _put_in_force(connection, principal, FREE)
-
-
-def _put_in_force(connection: sa.Connection, principal: Principal, card: RateCard) -> None:
+def adopt(connection: sa.Connection, principal: Principal, card: RateCard) -> str | None:
+    """Put a card in force, for reservations from now on. Gives the digest of the one before."""
+    before = _newest(connection)
     row = {
         "id": new_id("card"),
         "org_id": principal.org_id,
@@ -36,6 +25,18 @@ def _put_in_force(connection: sa.Connection, principal: Principal, card: RateCar
         "text": card.canonical,
     }
     connection.execute(tables.rate_cards.insert().values(row))
+    return before
+
+
+def adopt_first(connection: sa.Connection, principal: Principal) -> None:
+    """Put `FREE` in force where no card ever was."""
+    if _newest(connection) is None:
+        adopt(connection, principal, FREE)
+
+
+def _newest(connection: sa.Connection) -> str | None:
+    rows = tables.rate_cards
+    return connection.scalar(sa.select(rows.c.digest).order_by(rows.c.id.desc()).limit(1))
 
 
 FREE = RateCard.parse(
@@ -58,8 +59,7 @@ class Cards:
         self._read: dict[str, RateCard] = {}
 
     def in_force(self, connection: sa.Connection) -> RateCard | None:
-        rows = tables.rate_cards
-        digest = connection.scalar(sa.select(rows.c.digest).order_by(rows.c.id.desc()).limit(1))
+        digest = _newest(connection)
         return None if digest is None else self.of(connection, digest)
 
     def of(self, connection: sa.Connection, digest: str) -> RateCard:

@@ -17,6 +17,7 @@ delivered: settle it if the counts are known, or release it with a reason.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -41,6 +42,9 @@ from bessemer.ledger.entries import (
     accounts_of,
 )
 from bessemer.ledger.group_commit import MOST_AT_ONCE, GroupCommit
+from bessemer.ledger.rate_card import money
+
+_log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -131,10 +135,24 @@ class Ledger:
                     self._known = book.Known()
                 # The time is read under the lock, so that it does not run against the order.
                 at_ms = self._clock_ms()
-                return book.post(connection, entries, self._cards, at_ms, self._known, new_ids)
+                outcomes = book.post(connection, entries, self._cards, at_ms, self._known, new_ids)
         except BaseException:
             self._known = book.Known()
             raise
+        self._tell()
+        return outcomes
+
+    def _tell(self) -> None:
+        for firing in self._known.told:
+            _log.warning(
+                "spend alert %s: %s has spent %s in %s, and the threshold is %s",
+                firing.alert_id,
+                firing.account.replace(":", " "),
+                money(firing.settled_micro),
+                firing.month,
+                money(firing.threshold_micro),
+            )
+        self._known.told.clear()
 
 
 def unsettled(db: Database, before_ms: int | None = None) -> list[Reservation]:

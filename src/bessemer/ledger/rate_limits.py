@@ -57,7 +57,9 @@ class Taken(NamedTuple):
     tokens_standing: Standing | None
 
 
-def set_rate_limit(db: Database, principal: Principal, of: LimitOf, limit: RateLimit) -> None:
+def set_rate_limit(
+    connection: sa.Connection, principal: Principal, of: LimitOf, limit: RateLimit
+) -> None:
     """Set a limit, or lift it (both None). It counts from the next request on.
 
     Raises:
@@ -80,8 +82,7 @@ def set_rate_limit(db: Database, principal: Principal, of: LimitOf, limit: RateL
         "requests_per_minute": limit.requests,
         "tokens_per_minute": limit.tokens,
     }
-    with db.write() as connection:
-        connection.execute(tables.rate_limits.insert().values(row))
+    connection.execute(tables.rate_limits.insert().values(row))
 
 
 def rate_limits_of(connection: sa.Connection) -> dict[LimitOf, RateLimit]:

@@ -87,6 +87,28 @@ budgets = owned(
     Index(None, "account", "period"),
 )
 
+# Told of once a month, when what was charged to the account reaches `threshold_micro`. `channel` is
+# JSON: who wants to know.
+spend_alerts = owned(
+    "spend_alerts",
+    Column("account", String(80), nullable=False),
+    Column("threshold_micro", BigInteger, nullable=False),
+    Column("channel", Text, nullable=False),
+    Index(None, "account"),
+)
+
+# That an alert was told of, written in the transaction of the charge that reached it; the index
+# itself refuses a second time. Rows outlive their alert.
+spend_firings = owned(
+    "spend_firings",
+    Column("alert_id", String(64), nullable=False),
+    Column("account", String(80), nullable=False),
+    Column("month", String(7), nullable=False),
+    Column("threshold_micro", BigInteger, nullable=False),
+    Column("settled_micro", BigInteger, nullable=False),
+    Index(None, "alert_id", "month", "threshold_micro", unique=True),
+)
+
 # Rate cards in the order in which they came into force; the newest is in force. `text` is the
 # canonical JSON whose SHA-256 is `digest`.
 rate_cards = owned(

@@ -29,11 +29,43 @@ def upgrade() -> None:
         ),
     )  # fmt: skip
     _add_up()
+    _create_owned(
+        "spend_alerts",
+        sa.Column("account", sa.String(80), nullable=False),
+        sa.Column("threshold_micro", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+    )
+    op.create_index("ix_spend_alerts_account", "spend_alerts", ["account"])
+    _create_owned(
+        "spend_firings",
+        sa.Column("alert_id", sa.String(64), nullable=False),
+        sa.Column("account", sa.String(80), nullable=False),
+        sa.Column("month", sa.String(7), nullable=False),
+        sa.Column("threshold_micro", sa.BigInteger(), nullable=False),
+        sa.Column("settled_micro", sa.BigInteger(), nullable=False),
+    )
+    op.create_index(
+        "ix_spend_firings_alert_id_month_threshold_micro",
+        "spend_firings",
+        ["alert_id", "month", "threshold_micro"],
+        unique=True,
+    )
 
 
 def downgrade() -> None:
-    op.drop_table("usage_hours")
+    for table in ("spend_firings", "spend_alerts", "usage_hours"):
+        op.drop_table(table)
     op.drop_column("usage", "training")
+
+
+def _create_owned(name: str, *columns: sa.Column[str] | sa.Column[int]) -> None:
+    ids = [
+        sa.Column(part, sa.String(64), nullable=False)
+        for part in ("id", "org_id", "project_id", "owner_id")
+    ]
+    created = sa.Column("created_ms", sa.BigInteger(), nullable=False)
+    key = sa.PrimaryKeyConstraint("id", name=f"pk_{name}")
+    op.create_table(name, *ids, created, *columns, key)
 
 
 def _add_up() -> None:
