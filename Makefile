@@ -6,14 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8000
+# The tests that keep rows.
+ROWS := tests/access tests/app tests/cli tests/console tests/gateway tests/ledger \
+  tests/core/test_database.py tests/core/test_database_url.py tests/core/test_postgresql.py
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test slow browser soak bench docs clean
+.PHONY: help setup demo up check test slow postgres browser soak bench docs clean
 
 help: ## list these targets
 	@echo "Bessemer: train models, run them, and answer for them."
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 	@echo "  make demo CHECK=1 stops after the chat; PORT=8080 chooses the port"
 
 setup: $(READY) ## make .venv with pinned dependencies (the other targets do it by themselves)
@@ -47,6 +50,10 @@ test: $(READY) ## the default tests, a few minutes; what is skipped is said
 slow: $(READY) ## the tests that take longer
 	@echo "==> pytest, slow ones"
 	@$(BIN)/pytest -m slow -rs
+
+postgres: $(READY) ## the tests that keep rows, on a PostgreSQL server of their own
+	@echo "==> pytest on PostgreSQL (tests/postgres/README.md)"
+	@BESSEMER_TEST_DATABASE=postgres $(BIN)/pytest -m "not slow" -rs $(ROWS)
 
 browser: $(READY) ## the tests in a real Chromium
 	@echo "==> pytest, in Chromium"

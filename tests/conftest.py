@@ -10,6 +10,8 @@ import pytest
 from bessemer.access.keys import on_secret
 from tests.leaks import LEAKS
 
+pytest_plugins = ("tests.postgres.plugin",)
+
 on_secret.append(LEAKS.told)
 
 
@@ -69,7 +71,11 @@ def _pinned(request: pytest.FixtureRequest, name: str, variable: str) -> Path:
     from bessemer.core.home import Home
 
     home = Home(request.config.cache.mkdir("default-model"))  # of both
-    with Platform.open(home) as platform:
+    with pytest.MonkeyPatch.context() as patch:
+        # This home outlives the session, and so must its rows.
+        patch.setenv("BESSEMER_DATABASE_URL", f"sqlite:///{home.database}")
+        platform = Platform.open(home)
+    with platform:
         try:
             return pull(platform, platform.local_principal(), name).path
         except (Missing, NotFound) as fault:

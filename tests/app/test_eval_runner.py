@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from bessemer.app import eval_reports, eval_runs
 from bessemer.app.embeddings import EngineEmbedder
+from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.eval_sources import Row
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
@@ -23,6 +24,7 @@ from bessemer.core.errors import Busy, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import Delta, ToolCallDelta, Usage
 from tests.app.evals_world import EQUAL, ME, define, finish_all, rows, submit, the_run
 from tests.fakes import FakeResponder, FakeServing
+from tests.unreachable import away
 
 ROOT = Path(__file__).parents[2]
 JUDGE = {"model": "judge", "input": [{"role": "user", "content": "{{sample.output_text}}?"}]}
@@ -78,6 +80,26 @@ def test_after_kill_9_each_item_has_one_output_and_is_counted_once(platform: Pla
     with platform.db.read() as connection:
         numbers = list(connection.execute(sa.select(eval_outputs.c.number)).scalars())
     assert sorted(numbers) == list(range(30))
+
+
+async def test_a_database_that_is_away_for_a_while_ends_no_run(platform: Platform) -> None:
+    run = submit(platform, define(platform), rows(20))
+    responder = FakeResponder(hold_after=0)
+    runner = EvalRunner(platform, FakeServing({"m": responder}), tick_s=0.01)
+    await runner.start()
+    while responder.opened < 8:
+        await asyncio.sleep(0.01)
+    with away(platform.db):
+        responder.go.set()  # what is answered now cannot be kept
+        while not all(task.done() for task in runner._going.values()):
+            await asyncio.sleep(0.01)
+    assert the_run(platform, run.id).state == "in_progress"
+    async with asyncio.timeout(20):
+        while run.id in eval_runs.open_runs(platform):
+            await asyncio.sleep(0.01)
+    await runner.close()
+    after = the_run(platform, run.id)
+    assert (after.state, after.tally.passed, after.tally.errored) == ("completed", 20, 0)
 
 
 async def test_a_run_that_was_canceled_counts_nothing_more(platform: Platform) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from bessemer.app.keys import KeyRing, create_key, list_keys, revoke_key
 from bessemer.app.platform import Platform
 from bessemer.core.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from bessemer.core.principal import Principal
+from bessemer.core.tables import metadata
+from tests.unreachable import Reached, unreachable
 
 
 def test_a_key_acts_for_the_project_that_made_it(platform: Platform, owner: Principal) -> None:
@@ -19,11 +22,16 @@ def test_a_key_acts_for_the_project_that_made_it(platform: Platform, owner: Prin
     found.require("chat")
 
 
-def test_the_secret_is_in_no_file_of_the_home(platform: Platform, owner: Principal) -> None:
+def test_the_secret_is_in_no_file_and_no_row_of_the_home(
+    platform: Platform, owner: Principal
+) -> None:
     key = create_key(platform, owner, "laptop", ["chat"])
     KeyRing(platform).authenticate(key.secret)
     files = [path for path in platform.home.root.rglob("*") if path.is_file()]
     contents = b"".join(path.read_bytes() for path in files)
+    with platform.db.read() as connection:  # which is no file where it is PostgreSQL's
+        for table in metadata.sorted_tables:
+            contents += repr(connection.execute(sa.select(table)).all()).encode()
     assert key.id.encode() in contents, "the search does look where keys are"
     assert key.secret.encode() not in contents
     assert key.secret.removeprefix("sk-bsm-").encode() not in contents
@@ -60,9 +68,10 @@ def test_a_ring_learns_of_new_and_revoked_keys_when_refreshed(
 def test_authenticating_never_touches_the_database(platform: Platform, owner: Principal) -> None:
     key = create_key(platform, owner, "laptop", ["chat"])
     ring = KeyRing(platform)
-    platform.close()
-    platform.home.database.unlink()
-    assert ring.authenticate(key.secret).key_id == key.id
+    with unreachable(platform.db):
+        with pytest.raises(Reached):
+            list_keys(platform, owner)
+        assert ring.authenticate(key.secret).key_id == key.id
 
 
 def test_a_list_shows_hints_and_never_secrets(platform: Platform, owner: Principal) -> None:

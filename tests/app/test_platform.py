@@ -14,6 +14,7 @@ from bessemer.app.migrations import HEAD
 from bessemer.app.platform import OWNER_ID, PROJECT_ID, Platform, stored_revision
 from bessemer.core.errors import Conflict
 from bessemer.core.home import Home
+from tests.postgres import homes
 
 OPEN = """
 import sys
@@ -53,6 +54,7 @@ def test_opening_again_never_imports_alembic(platform: Platform) -> None:
 
 def test_many_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
     home = tmp_path / "home"
+    homes.leave_empty(home)
     processes = [opener(home) for _ in range(5)]
     for process in processes:
         assert process.stdin is not None
@@ -77,6 +79,7 @@ def test_a_home_of_a_newer_version_is_refused_and_left_alone(platform: Platform)
 
 def test_a_migration_that_was_killed_halfway_left_nothing(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").ensure()
+    homes.leave_empty(home.root)
     killed = (
         "import os, sys\n"
         "from pathlib import Path\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from bessemer.core.protocols import ChatRequest, Message
 from bessemer.text.bpe import train_bpe
 from tests.fakes import FakeEngine
 from tests.models.bert_folder import write_bert
+from tests.unreachable import unreachable
 
 HI: list[Message] = [{"role": "user", "content": "Hi"}]
 
@@ -116,9 +116,7 @@ def test_paths_and_other_projects_names_are_no_models(
         finish(serving, stranger, "tiny", messages=HI)
 
 
-def test_a_name_just_found_is_not_looked_up_again(
-    platform: Platform, owner: Principal, tmp_path: Path
-) -> None:
+def test_a_name_just_found_is_not_looked_up_again(platform: Platform, owner: Principal) -> None:
     make_model(platform, owner, "tiny", "x")
     serving = PoolServing(platform, FakePool())
 
@@ -128,12 +126,8 @@ def test_a_name_just_found_is_not_looked_up_again(
 
     async def run() -> None:
         await ask()
-        platform.db.close()
-        (platform.home.database).rename(tmp_path / "away")
-        try:
+        with unreachable(platform.db):
             await ask()
-        finally:
-            (tmp_path / "away").rename(platform.home.database)
 
     asyncio.run(run())
 

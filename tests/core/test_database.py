@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,8 @@ def test_a_write_that_fails_leaves_nothing(db: Database) -> None:
     assert numbers(db) == [0, 2]
 
 
-def test_what_a_read_changes_is_rolled_back(db: Database) -> None:
-    with db.read() as connection:
+def test_what_a_read_changes_is_rolled_back_or_refused(db: Database) -> None:
+    with contextlib.suppress(sa.exc.InternalError), db.read() as connection:
         connection.execute(facts.insert().values(n=1))
     assert numbers(db) == [0]
 
@@ -78,6 +79,7 @@ def test_writers_wait_for_each_other_and_none_is_lost(db: Database) -> None:
     assert numbers(db) == [80]
 
 
+@pytest.mark.sqlite("its durability is set by this process; PostgreSQL's is its server's")
 def test_sqlite_keeps_what_was_committed_through_a_power_cut(db: Database) -> None:
     with db.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"

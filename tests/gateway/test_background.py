@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from bessemer.app import responses
+from bessemer.app import background, responses
 from bessemer.app.background import Background
 from bessemer.app.platform import Platform
 from bessemer.core.errors import Busy, ContextLengthExceeded
@@ -23,6 +23,7 @@ from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway import specification
 from tests.gateway.calling import KEY, FakeKeyRing, acall, running
+from tests.unreachable import away
 
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
 SAID = ["a", "b", "c"]
@@ -213,6 +214,27 @@ def test_a_server_that_stops_fails_what_is_under_way(platform: Platform) -> None
         for asked in (going, waiting):
             found = await house.get(asked["id"])
             assert found["status"] == "failed" and "server stopped" in found["error"]["message"]
+
+    asyncio.run(run())
+
+
+def test_what_ends_while_the_database_is_away_is_told_when_it_is_back(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "WAITS_S", (0.01,) * 500)
+
+    async def run() -> None:
+        house = House(platform)
+        asked = await house.ask("held")
+        await house.until(asked["id"], "in_progress")
+        with away(platform.db):
+            house.held.go.set()
+            while house.held.closed == 0:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+        failed = await house.until(asked["id"], "failed")
+        assert "database does not answer" in failed["error"]["message"]
+        assert failed["output"][0]["content"][0]["text"] == "abc"
 
     asyncio.run(run())
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 
-from bessemer.app import files, jobs, names
+from bessemer.app import files, fine_tuning_desk, jobs, names
 from bessemer.app.adapters import find_adapter
 from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.platform import Platform
@@ -32,6 +32,7 @@ from tests.polling import until
 from tests.specification import check
 from tests.text.test_grader_objects import JUDGE, RIGHT
 from tests.tiny import world
+from tests.unreachable import away
 
 JOBS = "/v1/fine_tuning/jobs"
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
@@ -369,6 +370,23 @@ def test_a_server_that_is_killed_while_it_submits_submits_once(
     assert shop.get(job)["status"] == "validating_files"
     shop.until(job, "succeeded")
     assert len(list(shop.platform.home.runs.iterdir())) == 1
+
+
+def test_a_database_that_is_away_while_files_are_read_fails_no_job(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shop.create(world.chats(4))
+    read = fine_tuning_desk.import_files
+
+    def read_while_away(*given: Any) -> Any:
+        with away(shop.platform.db):
+            return read(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning_desk, "import_files", read_while_away)
+        shop.desk.round()
+    assert shop.get(job)["status"] == "validating_files"
+    shop.until(job, "succeeded")
 
 
 def test_a_job_on_top_of_a_fine_tuned_model_goes_on_with_its_adapter(shop: Shop) -> None:

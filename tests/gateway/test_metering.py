@@ -142,6 +142,32 @@ def test_of_200_parallel_requests_exactly_50_fit_a_budget_for_50(platform: Platf
     assert len(rows) == 50 and {row.state for row in rows} == {"settled"}
 
 
+def test_two_servers_on_one_database_pass_50_of_200_together(platform: Platform) -> None:
+    """Each with connections and a ledger of its own, as two machines have on PostgreSQL."""
+    set_budget(platform.db, PAYER, "project", "month", 50 * 3)
+
+    async def one(url: str) -> bool:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+            try:
+                await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=3)  # type: ignore[arg-type]
+            except openai.RateLimitError as fault:
+                assert fault.code == "insufficient_quota"
+                return False
+            return True
+
+    async def all_of_them(urls: list[str]) -> int:
+        return sum(await asyncio.gather(*(one(urls[number % 2]) for number in range(200))))
+
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for _ in range(2):
+            other = stack.enter_context(Platform.open(platform.home))
+            app = app_of(FakeResponder(["a"] * 3), meter=stack.enter_context(metered(other)))
+            urls.append(stack.enter_context(running(app)).url)
+        assert asyncio.run(all_of_them(urls)) == 50
+    assert [row.state for row in rows_of(platform)] == ["settled"] * 50
+
+
 def test_a_client_that_leaves_a_stream_pays_for_what_was_computed(platform: Platform) -> None:
     responder = FakeResponder(["word "] * 5, hold_after=4)
     with metered(platform) as meter, running(app_of(responder, meter=meter)) as server:

@@ -96,6 +96,14 @@ def test_lists_go_in_pages_and_by_model_and_metadata(client: openai.OpenAI) -> N
     )
 
 
+@pytest.mark.parametrize("labels", [{"a": "b\0"}, {"a\0": "b"}])
+def test_a_label_that_not_every_database_holds_is_refused_before_the_answer(
+    app: ASGIApp, labels: dict[str, str]
+) -> None:
+    refused = chat(app, store=True, metadata=labels)
+    assert refused.status == 400 and refused.error["param"].startswith("metadata")
+
+
 def test_without_store_nothing_is_kept(app: ASGIApp) -> None:
     assert chat(app, metadata={"a": "b"}).status == 200
     assert chat(app, store=False).status == 200

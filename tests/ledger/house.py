@@ -12,6 +12,7 @@ from bessemer.ledger.budgets import Period, Scope
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.rate_card import RateCard
 from bessemer.ledger.rate_limits import LimitOf, RateLimit
+from tests.postgres import homes
 
 # A completion token costs one micro-unit, so that limits can be read as numbers of tokens.
 CARD = RateCard.parse(
@@ -38,9 +39,18 @@ TABLES = [
 
 
 def make_database(path: Path) -> Database:
-    """A real file with the ledger's tables; one that is there already is only opened."""
-    db = Database(f"sqlite:///{path}")
-    if not path.exists():
+    """A real file with the ledger's tables; one that is there already is only opened.
+
+    On PostgreSQL a database; the file is empty, and there to say that it was made.
+    """
+    fresh = not path.exists()
+    if homes.on_postgres():
+        homes.leave_empty(path)
+        path.touch()
+        db = Database(homes.url_of(path))
+    else:
+        db = Database(f"sqlite:///{path}")
+    if fresh:
         with db.write() as connection:
             metadata.create_all(connection, tables=TABLES)
     return db

@@ -15,13 +15,24 @@ from bessemer.app.chat import Serving
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.app.response_run import Run, fault_of
-from bessemer.app.responses import Asked, Ended, Fault, Piece, Prepared, Response, Started
+from bessemer.app.responses import (
+    Asked,
+    Ended,
+    Fault,
+    Piece,
+    Prepared,
+    Response,
+    Started,
+    Status,
+)
 from bessemer.app.streams import closing
-from bessemer.core.errors import Busy, InvalidInput
+from bessemer.core.errors import Busy, DatabaseUnavailable, InvalidInput
 from bessemer.core.principal import Principal
 
 # More wait here instead of in the engines' lines, which callers who wait stand in too.
 MOST_AT_ONCE = 32
+# For last words, while the database is away: a minute in all.
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 _log = logging.getLogger(__name__)
 _STOPPED = Fault("server_error", "The server stopped before this response was whole. Ask again.")
@@ -120,15 +131,26 @@ class Background:
         except asyncio.CancelledError:
             # By `cancel` or `close`; the last words are still to be written.
             if live.is_cancelled:
-                live.tell(await live.run.end("cancelled"))
+                await self._end(live, "cancelled")
             else:
-                live.tell(await live.run.end("failed", error=_STOPPED))
+                await self._end(live, "failed", _STOPPED)
         except Exception as fault:
-            why = fault_of(fault, live.run.response.id)
-            live.tell(await live.run.end("failed", error=why))
+            await self._end(live, "failed", fault_of(fault, live.run.response.id))
         finally:
             del self._live[live.run.response.id]
             live.wake()
+
+    async def _end(self, live: _Live, status: Status, error: Fault | None = None) -> None:
+        """What cannot be written after all is found out by the next server."""
+        for wait_s in (*WAITS_S, None):
+            try:
+                live.tell(await live.run.end(status, error=error))
+                return
+            except DatabaseUnavailable as fault:
+                if wait_s is None:
+                    _log.error("%s is not stored as %s: %s", live.run.response.id, status, fault)
+                    return
+                await asyncio.sleep(wait_s)
 
     async def _answer(self, live: _Live) -> None:
         while True:

@@ -32,6 +32,7 @@ from bessemer.core.digests import sha256_bytes
 from bessemer.core.errors import (
     BessemerError,
     BudgetExceeded,
+    DatabaseUnavailable,
     Missing,
     ModelTooLarge,
     PermissionDenied,
@@ -51,6 +52,7 @@ from bessemer.text.criterion_checks import Grade, compared, grade, sample_of, wi
 
 FATAL = (
     ModelNotFound, PermissionDenied, Unauthenticated, BudgetExceeded, Missing, ModelTooLarge,
+    DatabaseUnavailable,
 )  # fmt: skip
 
 Json = dict[str, Any]

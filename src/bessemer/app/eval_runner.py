@@ -21,7 +21,7 @@ from bessemer.app.eval_sources import Line
 from bessemer.app.metering import Meter
 from bessemer.app.model_permissions import rule_of
 from bessemer.app.platform import Platform
-from bessemer.core.errors import BessemerError
+from bessemer.core.errors import BessemerError, DatabaseUnavailable
 
 TICK_S = 0.5
 RUNS_AT_ONCE = 4
@@ -94,19 +94,28 @@ class EvalRunner:
 
     async def _do(self, run_id: str) -> None:
         """A run from where it is to its end."""
-        error = None
+        try:
+            error = await self._try(run_id)
+            state: eval_runs.State = "failed" if error else "completed"
+            await asyncio.to_thread(eval_runs.finish, self._platform, run_id, state, error)
+        except DatabaseUnavailable as fault:
+            # It stays open, and a later round goes on with what has no output.
+            _log.warning("the eval run %s goes on later: %s", run_id, fault)
+
+    async def _try(self, run_id: str) -> Fault | None:
+        """What ended it before its last item, if anything did; a run that is over stays so."""
         try:
             begun = await asyncio.to_thread(eval_runs.begin, self._platform, run_id)
-            if begun is None:
-                return
-            await self._judge_all(*begun)
+            if begun is not None:
+                await self._judge_all(*begun)
+        except DatabaseUnavailable:
+            raise
         except BessemerError as fault:
-            error = Fault(fault.code, fault.message)
+            return Fault(fault.code, fault.message)
         except Exception:
             _log.exception("the eval run %s failed", run_id)
-            error = Fault("internal_error", "the server had an error; it is in the server's log")
-        state: eval_runs.State = "failed" if error else "completed"
-        await asyncio.to_thread(eval_runs.finish, self._platform, run_id, state, error)
+            return Fault("internal_error", "the server had an error; it is in the server's log")
+        return None
 
     async def _judge_all(self, run: EvalRun, done: set[int]) -> None:
         assert run.plan is not None, f"{run.id} was imported, there is nothing to do"
@@ -140,8 +149,14 @@ class EvalRunner:
             asyncio.to_thread(eval_runs.record, self._platform, run_id, output)
         )
         self._writing.add(writing)
-        writing.add_done_callback(self._writing.discard)
+        writing.add_done_callback(self._written)
         return await asyncio.shield(writing)
+
+    def _written(self, writing: asyncio.Future[bool]) -> None:
+        self._writing.discard(writing)
+        # Whoever waited may have been canceled. What was not kept is asked again.
+        if not writing.cancelled():
+            writing.exception()
 
 
 class _Turns:

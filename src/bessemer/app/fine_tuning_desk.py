@@ -34,7 +34,7 @@ from bessemer.app.tables import files as files_table
 from bessemer.app.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from bessemer.app.training import submit_train
 from bessemer.core.database import now_ms
-from bessemer.core.errors import BessemerError, Conflict
+from bessemer.core.errors import BessemerError, Conflict, DatabaseUnavailable
 from bessemer.core.events import Event
 from bessemer.core.ids import new_id
 from bessemer.core.tables import runs
@@ -104,10 +104,10 @@ def _validate(platform: Platform, row: sa.Row[Any]) -> None:
     except FileFault as fault:
         code = f"invalid_{fault.param}"
         _end(platform, row, "failed", Fault(code, fault.message, fault.param))
+    except (OSError, DatabaseUnavailable, sa.exc.SQLAlchemyError):
+        raise
     except BessemerError as fault:
         _end(platform, row, "failed", Fault(fault.code, fault.message, fault.param))
-    except (OSError, sa.exc.SQLAlchemyError):
-        raise
     except Exception as fault:
         _log.exception("the files of fine-tuning job %s", row.id)
         what = f"{type(fault).__name__}: {fault}"

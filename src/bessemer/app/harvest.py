@@ -209,7 +209,10 @@ def _update(connection: sa.Connection, row: sa.Row[Any], **values: Any) -> bool:
 def _reason(folder: RunFolder) -> str | None:
     event = folder.last("state") or {}
     error = event.get("error")
-    return str(error["message"]) if isinstance(error, dict) and "message" in error else None
+    if not isinstance(error, dict) or "message" not in error:
+        return None
+    # A run says what it likes; PostgreSQL's texts have no U+0000.
+    return str(error["message"]).replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _age_s(row: sa.Row[Any]) -> float:

@@ -35,8 +35,6 @@ _OWNERSHIP = {
     "role": "owner",
 }
 
-_MIGRATION_LOCK = 0x6265_7373  # any constant; PostgreSQL's advisory locks are numbers
-
 
 @dataclass(frozen=True)
 class Platform:
@@ -94,8 +92,6 @@ def _bring_up_to_date(db: Database) -> None:
             return
     # The write lock makes a second process wait here, and then find the work done.
     with db.write() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         if stored_revision(connection) != HEAD:
             _migrate(connection)
             _seed(connection)

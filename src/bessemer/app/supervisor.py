@@ -177,5 +177,7 @@ class Supervisor:
 
 
 def _last_lines(folder: RunFolder, count: int = 5) -> str:
-    lines = folder.log.read_text(errors="replace").splitlines()[-count:]
+    text = folder.log.read_text(errors="replace")
+    # No text in PostgreSQL has U+0000.
+    lines = text.replace("\0", "\N{REPLACEMENT CHARACTER}").splitlines()[-count:]
     return "\n".join(lines) or "it wrote nothing"

@@ -1,7 +1,14 @@
 """The database: SQLite in the home folder, or PostgreSQL by `BESSEMER_DATABASE_URL`.
 
-SQLite runs in WAL with `synchronous=FULL`: what was committed survives a power cut. Writers take
-`BEGIN IMMEDIATE`, so two of them queue for up to `BUSY_TIMEOUT_MS` instead of failing halfway.
+Two verbs that promise the same on both:
+
+    read    one snapshot throughout; nothing is kept
+    write   one writer at a time: between its first statement and its commit nobody else writes, so
+            what it has read is still so when it writes. Look, then insert: no ON CONFLICT.
+
+SQLite runs in WAL with `synchronous=FULL`: what was committed survives a power cut. Its writers
+take `BEGIN IMMEDIATE`. PostgreSQL's take an advisory lock, once a transaction; readers wait for
+nobody. On both a writer queues for up to `BUSY_TIMEOUT_MS`, and then fails before it began.
 """
 
 from __future__ import annotations
@@ -15,19 +22,57 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bessemer.core.database_faults import explained
+from bessemer.core.database_url import read_url
+from bessemer.core.errors import Conflict
 from bessemer.core.home import Home
 
 BUSY_TIMEOUT_MS = 10_000
 
+# Any constant; PostgreSQL's advisory locks are numbers, and each database has its own.
+_WRITERS_LOCK = 0x6265_7373
+
+# A writer that vanished with its machine holds the lock until the server knows: a minute.
+_POSTGRESQL_SESSION = f"""
+    SET lock_timeout = {BUSY_TIMEOUT_MS};
+    SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3
+"""
+
 
 class Database:
-    """A connection pool with two verbs: `read()` and `write()`."""
+    """A connection pool with two verbs: `read()` and `write()`.
+
+    Args:
+        url: `sqlite:///PATH`, or `postgresql://...` as `psql` takes it.
+
+    Raises:
+        InvalidInput: a URL of another kind, or none.
+        Missing: PostgreSQL's driver is not installed.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = sa.create_engine(url)
-        if self.engine.dialect.name == "sqlite":
+        address = read_url(url)
+        self._begin_reading: str | None
+        # A statement's parameters are somebody's texts: no log needs them.
+        if address.get_backend_name() == "sqlite":
+            self.engine = sa.create_engine(address, hide_parameters=True)
+            self._reader = self.engine
+            self._begin_reading, self._begin_writing = "BEGIN", "BEGIN IMMEDIATE"
             sa.event.listen(self.engine, "connect", _configure_sqlite)
+        else:
+            # A server may restart between two uses of a connection; asked first, nobody notices.
+            self.engine = sa.create_engine(
+                address, hide_parameters=True, pool_pre_ping=True, use_native_hstore=False
+            )
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            # Under READ COMMITTED what comes after the lock sees all that was committed before.
+            self._begin_reading = None
+            self._begin_writing = f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"
+            # First of all: SQLAlchemy's own first look stumbles over another encoding.
+            sa.event.listen(self.engine, "connect", _configure_postgresql, insert=True)
 
     @classmethod
     def of(cls, home: Home) -> Database:
@@ -35,19 +80,23 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for looking: one snapshot throughout; what it changes is rolled back."""
-        with self.engine.connect() as connection:
-            if self.engine.dialect.name == "sqlite":
+        """A connection for looking: one snapshot throughout; what it changes is rolled back, or
+        refused by PostgreSQL.
+        """
+        with explained(), self._reader.connect() as connection:
+            if self._begin_reading:
                 # Without it every statement would be a transaction of its own, and be kept.
-                connection.exec_driver_sql("BEGIN")
+                connection.exec_driver_sql(self._begin_reading)
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction: committed at the end, rolled back on an exception."""
-        with self.engine.connect() as connection:
-            if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        """A transaction: committed at the end, rolled back on an exception.
+
+        Never within another `write()` of the same thread: the inner one waits for the outer.
+        """
+        with explained(), self.engine.connect() as connection:
+            connection.exec_driver_sql(self._begin_writing)
             try:
                 yield connection
             except BaseException:
@@ -57,20 +106,22 @@ class Database:
 
     def writer(self) -> Writer:
         """For who writes often and alone; close it before the database."""
-        return Writer(self.engine)
+        return Writer(self)
 
     def close(self) -> None:
         self.engine.dispose()
 
 
 class Writer:
-    """A connection of its own that knows whether anybody else wrote since its last transaction.
+    """Knows whether anybody else wrote since its last transaction, so what it read or wrote before
+    may be kept in memory. Of one thread at a time.
 
-    So what it read or wrote before may be kept in memory. Of one thread at a time.
+    SQLite tells it by a connection that stays. PostgreSQL has no such number, and several servers
+    share it: there everybody always may have written, and a transaction is `Database.write`'s.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, db: Database) -> None:
+        self._db = db
         self._connection: sa.Connection | None = None
         self._version: int | None = None
         self.others_wrote = True
@@ -78,21 +129,25 @@ class Writer:
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """As `Database.write`; `others_wrote` is right within it and until the next one."""
+        if self._db.engine.dialect.name != "sqlite":
+            with self._db.write() as connection:
+                yield connection
+            return
         if self._connection is None:
-            self._connection = self._engine.connect()
+            self._connection = self._db.engine.connect()
         connection = self._connection
-        if self._engine.dialect.name == "sqlite":
+        with explained():
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             version = connection.exec_driver_sql("PRAGMA data_version").scalar()
             # Only others' commits change it, and under the lock there are none to come.
             self.others_wrote, self._version = version != self._version, version
-        try:
-            yield connection
-            connection.commit()
-        except BaseException:
-            self._version = None
-            connection.rollback()
-            raise
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                self._version = None
+                connection.rollback()
+                raise
 
     def close(self) -> None:
         if self._connection is not None:
@@ -102,6 +157,18 @@ class Writer:
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise Conflict(
+            f"the database has the encoding {encoding}; only UTF8 holds every text",
+            next_step="createdb --encoding UTF8 --template template0 NAME, and name that one in"
+            " BESSEMER_DATABASE_URL",
+        )
+    connection.execute(_POSTGRESQL_SESSION)
+    connection.commit()
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

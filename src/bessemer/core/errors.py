@@ -20,6 +20,7 @@ BessemerError
   DeadlineExceeded        504  the request's own time has passed
   Missing                 501  a part of the platform is not installed here
     SandboxUnavailable         generated code cannot be contained here, so it is not run
+  DatabaseUnavailable     503  it is away, or another writer keeps it busy
   EngineUnavailable       503
     EngineLoading
     AdapterNotLoaded           another took its place in the engine; asking again loads it
@@ -145,6 +146,10 @@ class Missing(BessemerError):
 
 class SandboxUnavailable(Missing):
     code = "sandbox_unavailable"
+
+
+class DatabaseUnavailable(BessemerError):
+    status, code = 503, "database_unavailable"
 
 
 class EngineUnavailable(BessemerError):

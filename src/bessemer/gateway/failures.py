@@ -14,6 +14,7 @@ from bessemer.core.errors import (
     BessemerError,
     BudgetExceeded,
     Busy,
+    DatabaseUnavailable,
     EngineDied,
     EngineUnavailable,
     InvalidInput,
@@ -25,7 +26,7 @@ from bessemer.gateway.limit_headers import refusal_headers
 
 Header = tuple[bytes, bytes]
 
-# A worker is restarted, or a model loaded, within seconds.
+# A worker is restarted, a model loaded, a database back within seconds.
 RETRY_ENGINE_S = 5
 
 # OpenAI's clients try again at 503 unless they are told not to, in OpenAI's own way.
@@ -102,7 +103,8 @@ def retry_after_s(error: BessemerError) -> float | None:
         return error.retry_after_s
     if isinstance(error, ModelTooLarge) or (isinstance(error, EngineDied) and error.deaths > 1):
         return None
-    return RETRY_ENGINE_S if isinstance(error, EngineUnavailable) else None
+    away = isinstance(error, EngineUnavailable | DatabaseUnavailable)
+    return RETRY_ENGINE_S if away else None
 
 
 def error_headers(error: BessemerError) -> list[Header]:

@@ -33,9 +33,13 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
-# As in OpenAI's API: 16 pairs.
+# As in OpenAI's API: 16 pairs. U+0000 is in no text of PostgreSQL, where they are looked for.
+_NO_NUL = r"^[^\x00]*\Z"
 Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    dict[
+        Annotated[str, Meta(max_length=64, pattern=_NO_NUL)],
+        Annotated[str, Meta(max_length=512, pattern=_NO_NUL)],
+    ],
     Meta(max_length=16),
 ]
 Stops = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]

@@ -4,8 +4,8 @@
     enter  one entry after another, in memory; one that is refused changes nothing
     write  the rows that are new or changed
 
-Whoever opens it holds the ledger's write lock from before `open` until the commit, so between the
-two nobody else decides anything.
+Whoever opens it does so within `Database.write()`, whose lock is held from before `open` until the
+commit, so between the two nobody else decides anything.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ from bessemer.ledger.entries import (
 )
 from bessemer.ledger.rate_card import RateCard
 from bessemer.ledger.statements import Statement
-
-_LOCK = 0x6C65_6467  # any constant; PostgreSQL's advisory locks are numbers
 
 
 @dataclass
@@ -86,9 +84,6 @@ def post(
     Raises:
         sqlalchemy.exc.IntegrityError: one was.
     """
-    if connection.dialect.name == "postgresql":
-        # SQLite's BEGIN IMMEDIATE lets one writer in; here that takes a lock.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     book = Book(connection, entries, cards, at_ms, known or Known(), new_ids)
     outcomes = [book.enter(entry) for entry in entries]
     book.write(connection)

@@ -65,6 +65,7 @@ class Release(NamedTuple):
 
     def check(self) -> None:
         _check_texts(request_id=self.request_id, actor=self.actor)
+        _refuse_nul("reason", self.reason)
         if not self.reason.strip():
             raise InvalidInput(
                 f"request {self.request_id} is released without a reason",
@@ -125,3 +126,10 @@ def _check_texts(**texts: str) -> None:
             raise InvalidInput(
                 f"{name} has {len(text)} characters; it takes 1 to {_WIDTHS[name]}", param=name
             )
+        _refuse_nul(name, text)
+
+
+def _refuse_nul(name: str, text: str) -> None:
+    # PostgreSQL would refuse it with all the entries that share the transaction.
+    if "\0" in text:
+        raise InvalidInput(f"{name} has the character U+0000, which no text may have", param=name)

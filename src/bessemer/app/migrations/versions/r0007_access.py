@@ -95,6 +95,8 @@ _APPEND_ONLY = {
         " $$ BEGIN RAISE EXCEPTION 'the audit trail is append only'; END $$",
         "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit"
         " FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+        "CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit"
+        " FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()",
     ],
 }
 
