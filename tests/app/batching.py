@@ -73,10 +73,13 @@ def submit(
 
 @contextlib.asynccontextmanager
 async def going(
-    platform: Platform, answerer: Any, clock: Callable[[], int] | None = None
+    platform: Platform,
+    answerer: Any,
+    clock: Callable[[], int] | None = None,
+    meter: Meter | None = None,
 ) -> AsyncIterator[BatchRunner]:
     more = {} if clock is None else {"clock": clock}
-    meter = Meter.of(platform)
+    meter = meter or Meter.of(platform)
     runner = BatchRunner(platform, answerer, meter, tick_s=TICK_S, pause_s=TICK_S, **more)
     await runner.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from bessemer.app import batches
 from bessemer.app.answerer import Answered, Posted
 from bessemer.app.batch_charges import LineMeter, settle_open
 from bessemer.app.metering import Meter
@@ -11,8 +12,11 @@ from bessemer.app.platform import Platform
 from bessemer.core.principal import Principal
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.entries import Kind
-from tests.app.batching import Echo, line, run, submit
+from bessemer.ledger.ledger import Ledger
+from bessemer.ledger.rate_limits import RateLimits
+from tests.app.batching import Echo, done, going, line, run, submit
 from tests.metered import charge, rows_of
+from tests.polling import until_async
 
 USED = Counts(prompt=2, cached=1, completion=2)
 
@@ -92,3 +96,35 @@ def test_canceled_work_is_never_charged(platform: Platform, owner: Principal) ->
     asyncio.run(waive())
     (row,) = rows_of(platform)
     assert (row.state, row.reason, row.cost) == ("released", "nobody wants it", None)
+
+
+class Held(Meter):
+    """Does not say that its entries are on disk until `go`."""
+
+    def __init__(self, platform: Platform) -> None:
+        super().__init__(Ledger(platform.db), RateLimits(platform.db))
+        self.go, self.is_asked = asyncio.Event(), False
+
+    async def flush(self) -> None:
+        self.is_asked = True
+        await self.go.wait()
+        await super().flush()
+
+
+def test_a_batch_is_not_over_before_its_last_charge_is_on_disk(
+    platform: Platform, owner: Principal
+) -> None:
+    """Once it is over its log is gone, and nobody could know any more what to charge."""
+    charge(platform)
+
+    async def follow() -> None:
+        meter = Held(platform)
+        batch = submit(platform, owner, [line("a"), line("b")])
+        async with going(platform, Charging(), meter=meter):
+            await until_async(lambda: meter.is_asked, "every line has a result")
+            assert batches.get(platform, owner, batch.id).status == "in_progress"
+            meter.go.set()
+            assert (await done(platform, batch)).status == "completed"
+
+    asyncio.run(follow())
+    assert [row.state for row in rows_of(platform)] == ["settled"] * 2

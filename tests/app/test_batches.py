@@ -281,16 +281,20 @@ def test_two_batches_share_the_places_of_a_model(platform: Platform, owner: Prin
     assert echo.most_running == IN_FLIGHT and len(echo.clients) == 2 and len(echo.asked) == 60
 
 
-def test_what_cannot_be_a_batch_is_refused_at_once(platform: Platform, owner: Principal) -> None:
+def test_what_cannot_be_a_batch_is_refused_at_once(
+    platform: Platform, owner: Principal, stranger: Principal
+) -> None:
     wrong = files.add_bytes(platform, owner, "a", "fine-tune", b"")
     right = files.add_bytes(platform, owner, "a", "batch", b"")
     with pytest.raises(InvalidInput, match="fine-tune"):
         batches.create(platform, owner, wrong.id, CHAT)
     with pytest.raises(InvalidInput, match="/v1/moderations"):
         batches.create(platform, owner, right.id, "/v1/moderations")
-    with pytest.raises(NotFound) as caught:
-        batches.create(platform, owner, "file-none", CHAT)
-    assert caught.value.param == "input_file_id"
+    theirs = files.add_bytes(platform, stranger, "a", "batch", b"")
+    for none in ("file-none", theirs.id):
+        with pytest.raises(NotFound) as caught:
+            batches.create(platform, owner, none, CHAT)
+        assert caught.value.param == "input_file_id"
     poor = Principal(owner.org_id, owner.project_id, "x", frozenset({"batches:write"}))
     with pytest.raises(PermissionDenied, match="chat"):
         batches.create(platform, poor, right.id, CHAT)

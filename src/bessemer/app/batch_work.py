@@ -123,8 +123,9 @@ class BatchWork:
         finally:
             await asyncio.gather(*self._keeping, return_exceptions=True)
             await log.close()
+        # Of a batch that is over nobody reads the log, which knows what is to be charged.
+        await self._meter.flush()
         await asyncio.to_thread(self._finish, lines, log, outcome)
-        await self._meter.flush()  # the log, which knows what is to be charged, goes next
 
     # 1. The input
 
@@ -224,7 +225,7 @@ class BatchWork:
     async def _keep(self, number: int, line: Line, found: Tried, log: ResultLog) -> None:
         try:
             await log.append(_result(number, line, found))
-        except BaseException:
+        except Exception:
             found.meter.waive("its result could not be written")
             raise
         found.meter.charge()
