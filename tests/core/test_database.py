@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,27 @@ def test_the_environment_can_name_another_database(
     db.close()
     assert (tmp_path / "else.sqlite").exists()
     assert not (tmp_path / "home").exists()
+
+
+def test_a_writers_commits_are_synced_when_asked_and_at_the_end(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = db.writer()
+    with writer.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE kept (id INTEGER)")
+    assert synced == []
+    writer.sync()
+    assert len(synced) == 1
+    assert synced[0] > 0
+    writer.close()
+    assert len(synced) == 2
+    with db.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2

@@ -80,3 +80,40 @@ def test_closing_writes_what_is_queued_and_ends() -> None:
     assert [future.result(0) for future in futures] == [0, 10, 20, 30]
     with pytest.raises(RuntimeError, match="closed"):
         commit.submit(5)
+
+
+def test_it_settles_down_soon_after_the_last_list_and_not_once_a_list() -> None:
+    disk, rests = Disk(), list[int]()
+    disk.go.set()
+    rested = threading.Event()
+
+    def settle_down() -> None:
+        rests.append(len(disk.lists))
+        rested.set()
+
+    commit = GroupCommit(disk.write, settle_down=settle_down)
+    for number in range(5):
+        commit.submit(number).result(5)
+    assert rested.wait(5)
+    commit.close()
+    assert len(rests) < 5
+    assert sum(len(entries) for entries in disk.lists[: rests[-1]]) == 5
+
+
+def test_what_settling_down_raises_the_next_list_gets_and_only_that_one() -> None:
+    rested = threading.Event()
+
+    def settle_down() -> None:
+        if not rested.is_set():
+            rested.set()
+            raise OSError("the disk is gone")
+
+    disk = Disk()
+    disk.go.set()
+    commit = GroupCommit(disk.write, settle_down=settle_down)
+    commit.submit(1).result(5)
+    assert rested.wait(5)
+    with pytest.raises(OSError, match="the disk is gone"):
+        commit.submit(2).result(5)
+    commit.submit(3).result(5)
+    commit.close()

@@ -6,9 +6,10 @@ Two verbs that promise the same on both:
     write   one writer at a time: between its first statement and its commit nobody else writes, so
             what it has read is still so when it writes. Look, then insert: no ON CONFLICT.
 
-SQLite runs in WAL with `synchronous=FULL`: what was committed survives a power cut. Its writers
-take `BEGIN IMMEDIATE`. PostgreSQL's take an advisory lock, once a transaction; readers wait for
-nobody. On both a writer queues for up to `BUSY_TIMEOUT_MS`, and then fails before it began.
+SQLite runs in WAL with `synchronous=FULL`: what was committed survives a power cut (`Writer` tells
+of an exception). Its writers take `BEGIN IMMEDIATE`. PostgreSQL's take an advisory lock, once a
+transaction; readers wait for nobody. On both a writer queues for up to `BUSY_TIMEOUT_MS`, and then
+fails before it began.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class Writer:
 
     SQLite tells it by a connection that stays. PostgreSQL has no such number, and several servers
     share it: there everybody always may have written, and a transaction is `Database.write`'s.
+
+    SQLite does not wait for the disk here: a commit survives every end of the process, and a power
+    cut once `sync` was called. Who writes for each request calls it for many (decision 0013).
     """
 
     def __init__(self, db: Database) -> None:
@@ -135,6 +139,7 @@ class Writer:
             return
         if self._connection is None:
             self._connection = self._db.engine.connect()
+            self._connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
         connection = self._connection
         with explained():
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -149,8 +154,24 @@ class Writer:
                 connection.rollback()
                 raise
 
+    def sync(self) -> None:
+        """Wait until what was committed survives a power cut. On PostgreSQL it does already."""
+        if self._connection is None:
+            return
+        # SQLite has no word for it. Only the file of the database and `-shm` are locked, which
+        # closing a second descriptor would undo.
+        with contextlib.suppress(FileNotFoundError):  # moved into the database, which synced it
+            log = os.open(f"{self._db.engine.url.database}-wal", os.O_RDONLY)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+
     def close(self) -> None:
         if self._connection is not None:
+            self.sync()
+            # Others get it back from the pool, and wait for the disk.
+            self._connection.exec_driver_sql("PRAGMA synchronous=FULL")
             self._connection.close()
             self._connection = None
 

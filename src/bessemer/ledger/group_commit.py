@@ -1,15 +1,19 @@
-"""One transaction for everything that waits: many writers share one fsync.
+"""One transaction for everything that waits: many writers share one commit.
 
 A single thread takes all entries that have queued up, hands them to `work` as one list, and
-answers each when `work` has returned, that is, when the transaction is on disk. While one list is
+answers each when `work` has returned, that is, when the transaction is committed. While one list is
 being written the next one gathers, so a lone writer waits for nothing and two hundred share.
 
 An entry that nobody waits for may wait: it is written with the next one that somebody waits for,
 which costs that one little, or after `LINGER_S`.
+
+`work` may leave to `settle_down` what need not be done every time. That is called between two lists
+once `REST_S` have passed since the last time, and when as long nothing came.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -21,6 +25,7 @@ E = TypeVar("E")
 R = TypeVar("R")
 
 LINGER_S = 0.02
+REST_S = 0.05
 MOST_AT_ONCE = 500  # bounds how long the first of a list waits for the last
 
 
@@ -44,13 +49,20 @@ class GroupCommit(Generic[E, R]):
             that is an exception is raised for its entry alone. If `work` itself raises, nothing was
             written, and every entry of the list gets that.
         at_once: the longest list.
+        settle_down: see above; what it raises, the next list gets.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[E]], Sequence[R | Exception]], at_once: int = MOST_AT_ONCE
+        self,
+        work: Callable[[Sequence[E]], Sequence[R | Exception]],
+        at_once: int = MOST_AT_ONCE,
+        settle_down: Callable[[], None] = lambda: None,
     ) -> None:
         self._work = work
         self._at_once = at_once
+        self._settle_down = settle_down
+        self._unsettled_s: float | None = None  # since when
+        self._fault: Exception | None = None  # of settling down, for the next list
         self._queue: queue.SimpleQueue[_Waiting[E, R] | _Hurry | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -84,7 +96,7 @@ class GroupCommit(Generic[E, R]):
     def _run(self) -> None:
         open_ = True
         while open_:
-            waiting, item = [], self._queue.get()
+            waiting, item = [], self._next()
             until_s = time.monotonic() + LINGER_S
             urgent = False
             while item is not None:
@@ -102,14 +114,31 @@ class GroupCommit(Generic[E, R]):
             if waiting:
                 self._write(waiting)
 
+    def _next(self) -> _Waiting[E, R] | _Hurry | None:
+        if self._unsettled_s is not None:
+            left_s = self._unsettled_s + REST_S - time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                if left_s > 0:
+                    return self._queue.get(timeout=left_s)
+            self._unsettled_s = None
+            try:
+                self._settle_down()
+            except Exception as fault:
+                self._fault = fault
+        return self._queue.get()
+
     def _write(self, waiting: Sequence[_Waiting[E, R]]) -> None:
         try:
+            if self._fault is not None:
+                fault, self._fault = self._fault, None
+                raise fault
             outcomes = self._work([item.entry for item in waiting])
             assert len(outcomes) == len(waiting), (len(outcomes), len(waiting))
         except Exception as fault:
             for item in waiting:
                 item.answer.set_exception(fault)
             return
+        self._unsettled_s = self._unsettled_s or time.monotonic()
         for item, outcome in zip(waiting, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 item.answer.set_exception(outcome)

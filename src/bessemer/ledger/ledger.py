@@ -6,7 +6,8 @@
     await asyncio.wrap_future(ledger.settle("req_1", used))        # or .release(...) if it failed
 
 Each gives a future at once and writes in a thread; a caller without an event loop takes
-`.result()`. A future that is done means that the rows are on disk. Entries are made in the order
+`.result()`. A future that is done means that the rows are committed: no end of the process loses
+them, and a power cut only what is younger than 50 ms (decision 0013). Entries are made in the order
 of the calls, and a submitted entry cannot be taken back: whoever is canceled while it waits for a
 reservation releases the request, and the release comes after the reservation.
 
@@ -63,7 +64,9 @@ class Ledger:
         self._clock_ms = clock_ms
         self._cards = Cards()
         self._connection, self._known = db.writer(), book.Known()
-        self._writer: GroupCommit[Entry, Any] = GroupCommit(self._post, at_once)
+        self._writer: GroupCommit[Entry, Any] = GroupCommit(
+            self._post, at_once, self._connection.sync
+        )
 
     def reserve(
         self, principal: Principal, request_id: str, model: str, kind: Kind, most: Counts
