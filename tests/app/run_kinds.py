@@ -53,7 +53,22 @@ def die(run: RunFolder) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-KINDS = {work.__name__: work for work in (make, nothing, linger, fail, crash, die)}
+def train(run: RunFolder) -> None:
+    """Four steps of 100 tokens with a batch of answers before each;
+    where the plan says so, the first process waits after the second one, and the next begins there.
+    """
+    log = run.open_log()
+    first = not (run.path / "began").exists()
+    (run.path / "began").touch()
+    for step in range(1 if first else 2, 5):
+        log.write("rollouts", batch=step - 1, tokens=30, prompt_tokens=20, cached_tokens=5)
+        log.write("step", step=step, tokens=100)
+        if first and step == 2 and run.plan().get("waits"):
+            linger(run)
+    log.close()
+
+
+KINDS = {work.__name__: work for work in (make, nothing, linger, fail, crash, die, train)}
 
 if __name__ == "__main__":
     sys.exit(main(Path(sys.argv[1]), KINDS))

@@ -34,15 +34,15 @@ SCOPES: dict[str, str] = {
     "batches:write": "start and cancel batches (with chat, which they use)",
     "feedback:read": "list what was said of answers",
     "feedback:write": "say what an answer was worth",
-    "usage:read": "read usage and costs of the organization",
+    "usage:read": "read prices, budgets and what is unsettled",
     "evals:read": "list and read evals and their runs",
     "evals:write": "create, run, cancel and delete evals",
     "keys:read": "list keys",
     "keys:write": "create and revoke keys",
     "project:read": "a project's people, service accounts and permissions",
     "project:write": "change them",
-    "org:read": "projects, people, roles and the audit trail of the organization",
-    "org:write": "change them; whoever holds it can give every right",
+    "org:read": "projects, people, roles, usage, costs and the trail of the organization",
+    "org:write": "change them, and what may be spent; whoever holds it can give every right",
 }
 
 # Told of every secret that is made. The tests listen here, and look for each of them in every log,

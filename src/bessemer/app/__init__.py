@@ -87,6 +87,7 @@ __all__ = [
     "response_run",
     "responses",
     "rights",
+    "run_metering",
     "run_process",
     "second_try",
     "seen",

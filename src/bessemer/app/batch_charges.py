@@ -21,7 +21,7 @@ from bessemer.ledger.counts import Counts
 from bessemer.ledger.entries import Kind
 from bessemer.ledger.ledger import unsettled
 
-KIND: Kind = "batch"
+KINDS: tuple[Kind, ...] = ("batch", "batch_embedding")
 _KILLED = "the server was killed before this line had a result; it is asked again"
 
 
@@ -40,7 +40,8 @@ class LineMeter(Meter):
 
     def open(self, principal: Principal, model: str, kind: Kind, request_id: str) -> Bill:
         """See `Meter.open`; whatever it asks, it is work of a batch."""
-        return super().open(principal, model, KIND, request_id)
+        of_batch: Kind = "batch_embedding" if kind == "embedding" else "batch"
+        return super().open(principal, model, of_batch, request_id)
 
     def settle(self, request_id: str, used: Counts) -> None:
         """Keep it for `charge`."""
@@ -71,7 +72,7 @@ def settle_open(platform: Platform, meter: Meter, results: Mapping[str, Counts])
     Args:
         results: what lines with results are charged, by request id.
     """
-    left = [found for found in unsettled(platform.db) if found.kind == KIND]
+    left = [found for found in unsettled(platform.db) if found.kind in KINDS]
     entries = [
         meter.ledger.settle(found.id, results[found.id])
         if found.id in results

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bessemer.app import adapters
+from bessemer.app import adapters, run_metering
 from bessemer.app.epitaph import epitaph
 from bessemer.app.names import insert_name
 from bessemer.app.platform import Platform
@@ -70,6 +70,8 @@ def is_whole(run: RunFolder) -> bool:
 
 def _harvest_one(platform: Platform, row: sa.Row[Any], folder: RunFolder) -> Harvested | None:
     state = current_state(row.state, folder)
+    if state in FINAL or (state == "dead" and row.state != "dead"):
+        run_metering.settle(platform, folder)
     if state == "succeeded":
         return _bring_in(platform, row, folder)
     if state in ("failed", "cancelled"):

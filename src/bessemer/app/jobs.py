@@ -21,12 +21,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bessemer.app import audit
+from bessemer.app import audit, run_metering
 from bessemer.app.harvest import Harvested, current_state, harvest, is_whole
 from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
 from bessemer.core.database import now_ms
-from bessemer.core.errors import Conflict, NotFound
+from bessemer.core.errors import BessemerError, Conflict, NotFound
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 from bessemer.core.runs import RunFolder, State, write_atomically
@@ -131,13 +131,20 @@ def start_detached(
             that goes on from a checkpoint keeps what it began with, to go on to the bit.
 
     Returns:
-        The process, or None when somebody else started or cancelled the run first.
+        The process, or None when somebody else started or cancelled the run first, or when it may
+        not be paid for; then the run has failed, with the reason.
     """
     if not is_whole(run):
         raise Conflict(f"{run.run_id} has no plan; it was never completely written")
     with run.log.open("ab") as log:
         os.utime(run.log)  # `harvest` measures from here how long the start takes
         if not _take(platform, run.run_id, launcher):
+            return None
+        try:
+            run_metering.reserve(platform, run)
+        except BessemerError as refusal:
+            error = {"message": refusal.message, "next_step": refusal.next_step}
+            _write_state(run, "failed", error=error)
             return None
         count = str(_limit_threads(run, threads))
         return subprocess.Popen(
@@ -238,6 +245,7 @@ def mark_dead(platform: Platform, run_id: str, note: str) -> None:
         connection.execute(
             runs.update().where(runs.c.id == run_id, active).values(state="dead", note=note)
         )
+    run_metering.settle(platform, RunFolder(platform.home.runs / run_id))
 
 
 def _run(platform: Platform, row: sa.Row[Any]) -> Run:
@@ -276,11 +284,11 @@ def _record(connection: sa.Connection, principal: Principal, action: str, run: R
     audit.record(connection, principal, action, run.id, before={"state": run.state})
 
 
-def _write_state(run: RunFolder, state: State) -> None:
+def _write_state(run: RunFolder, state: State, **facts: Any) -> None:
     # Only while no process runs this run: a log has one writer.
     log = run.open_log()
     try:
-        log.write("state", state=state)
+        log.write("state", state=state, **facts)
         log.sync()
     finally:
         log.close()

@@ -35,11 +35,13 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         ids: its tokens; the end-of-turn token that ended it is the last.
         logprobs: the engine's, ln p(token | all before it) of each, in nats.
         finished: False where the limit of tokens cut it off.
+        cached_tokens: how many of its prompt the engine had in its cache.
     """
 
     ids: list[int]
     logprobs: list[float]
     finished: bool
+    cached_tokens: int = 0
 
 
 def sample(
@@ -65,15 +67,16 @@ def sample(
         )
         ids: list[int] = []
         logprobs: list[float] = []
-        finished = False
+        finished, cached = False, 0
         async for chunk in engine.generate(request):
             ids += chunk.ids
+            cached = max(cached, chunk.cached_tokens)
             logprobs += [each.logprob for each in chunk.logprobs or ()]
             if chunk.stop_id is not None and chunk.stop_logprob is not None:
                 ids.append(chunk.stop_id)
                 logprobs.append(chunk.stop_logprob)
                 finished = True
-        return Rollout(ids=ids, logprobs=logprobs, finished=finished)
+        return Rollout(ids=ids, logprobs=logprobs, finished=finished, cached_tokens=cached)
 
     async def answer_all() -> list[Rollout]:
         return await asyncio.gather(*map(answer, asked))

@@ -203,6 +203,8 @@ class GrpoTask:
             batch=batch,
             answers=len(rollouts),
             tokens=tokens,
+            prompt_tokens=sum(len(each.prompt_ids) for each in asked),
+            cached_tokens=sum(rollout.cached_tokens for rollout in rollouts),
             sampled_s=round(sampled_s, 3),
             judged_s=round(judged_s, 3),
             tokens_s=round(tokens / sampled_s, 1),
