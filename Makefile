@@ -12,7 +12,7 @@ ROWS := tests/access tests/app tests/cli tests/console tests/gateway tests/ledge
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test slow postgres browser soak bench docs clean
+.PHONY: help setup demo up check test slow postgres browser conformance soak bench docs clean
 
 help: ## list these targets
 	@echo "Bessemer: train models, run them, and answer for them."
@@ -58,6 +58,9 @@ postgres: $(READY) ## the tests that keep rows, on a PostgreSQL server of their 
 browser: $(READY) ## the tests in a real Chromium
 	@echo "==> pytest, in Chromium"
 	@$(BIN)/pytest -m browser -rs
+
+conformance: $(READY) ## how much of OpenAI's API its own client finds here, as README says it
+	@$(BIN)/python -m tests.conformance
 
 soak: $(READY) ## half an hour of traffic: nothing lost, memory flat
 	@$(BIN)/python benchmarks/traffic.py --minutes 30

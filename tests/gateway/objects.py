@@ -107,9 +107,15 @@ def _eval(world: World, me: Principal) -> str:
     return NEWEST["eval"]
 
 
+_ITEMS = {
+    "type": "jsonl",
+    "source": {"type": "file_content", "content": [{"item": {"a": "b"}}]},
+}
+
+
 def _eval_run(world: World, me: Principal) -> str:
     plan = Plan(source=FileContent([Row({"a": "b"})]), model=None, messages=None)
-    run = eval_submission.submit(world.platform, me, None, NEWEST["eval"], plan, {})
+    run = eval_submission.submit(world.platform, me, None, NEWEST["eval"], plan, _ITEMS)
     NEWEST["run"] = run.id
     return run.id
 
@@ -181,10 +187,21 @@ def _item() -> dict[str, Any]:
     }
 
 
+_SAID: Mapping[str, Any] = {
+    "instructions": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "temperature": 1.0,
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+}
+
+
 def _response(world: World, me: Principal) -> str:
     request = ChatRequest(request_id="r")
     asked = responses.Asked(
-        id=new_id("resp"), model="tiny", items=[_item()], request=request, says={}, store=True
+        id=new_id("resp"), model="tiny", items=[_item()], request=request, says=_SAID, store=True
     )
     prepared = responses.prepare(world.platform, me, asked)
     whole = msgspec.structs.replace(prepared.response, status="completed")
@@ -245,12 +262,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
         "items": [{"type": "message", "role": "user", "content": "hi"}]
     },
     ("POST", "/v1/evals/{eval_id}"): {"name": "another"},
-    ("POST", "/v1/evals/{eval_id}/runs"): {
-        "data_source": {
-            "type": "jsonl",
-            "source": {"type": "file_content", "content": [{"item": {"a": "b"}}]},
-        }
-    },
+    ("POST", "/v1/evals/{eval_id}/runs"): {"data_source": _ITEMS},
     ("POST", "/v1/organization/projects"): {"name": "another"},
     ("POST", "/v1/organization/projects/{project_id}"): {"name": "first"},
     ("POST", "/v1/organization/projects/{project_id}/api_keys"): {"name": "k"},

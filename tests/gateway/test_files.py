@@ -168,3 +168,23 @@ def test_the_rest_of_the_specification_says_what_it_is(app: ASGIApp) -> None:
     assert call(app, "/v1/images/generations", method="GET").status == 404
     wrong = call(app, "/v1/files", method="DELETE")
     assert wrong.status == 405 and wrong.headers["allow"] == "GET, POST"
+
+
+def test_who_deletes_what_they_list_comes_to_the_end(app: ASGIApp, platform: Platform) -> None:
+    for n in range(5):
+        files.add_bytes(platform, ME, f"{n}", "batch", b"")
+    with running(app) as server:
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key=KEY, max_retries=0)
+        deleted = [client.files.delete(file.id).id for file in client.files.list(limit=2)]
+        assert len(deleted) == 5
+        assert list(client.files.list(after=deleted[0])) == []
+        for cursor in ("file-1", "batch_" + deleted[0][-26:], "any text"):
+            files.add_bytes(platform, ME, "a", "batch", b"")
+            with pytest.raises(openai.BadRequestError, match="in this list"):
+                client.files.list(after=cursor)
+
+
+def test_an_empty_list_is_as_specified(app: ASGIApp) -> None:
+    empty = call(app, "/v1/files", method="GET").json()
+    check("GET", "/v1/files", 200, empty)
+    assert (empty["data"], empty["first_id"], empty["last_id"]) == ([], "", "")

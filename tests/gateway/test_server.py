@@ -15,10 +15,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bessemer.core.errors import EngineUnavailable, InvalidInput, PortInUse
+from bessemer.gateway.asgi import build
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from bessemer.gateway.server import Server, bind, serve, url_of
-from tests.fakes import FakeResponder
-from tests.gateway.calling import KEY, MESSAGES, Running, app_of, running
+from tests.fakes import FakeResponder, FakeServing
+from tests.gateway.calling import KEY, MESSAGES, FakeKeyRing, Running, app_of, running
 from tests.polling import until
 
 
@@ -79,6 +80,15 @@ def test_who_leaves_while_sending_asks_nothing() -> None:
         with connected(server, chat_request()) as sock:
             read_until(sock, b"}")
         assert responder.opened == 1
+
+
+def test_who_stops_sending_in_the_middle_of_a_body_is_told_and_let_go() -> None:
+    responder = FakeResponder()
+    app = build(FakeServing({"tiny": responder}), FakeKeyRing(), silence_s=0.2)
+    with running(app) as server, connected(server, chat_request()[:-10]) as sock:
+        said = read_all(sock)
+    assert b" 408 " in said and b'"code":"request_timeout"' in said
+    assert responder.opened == 0
 
 
 def test_who_reads_slowly_slows_only_the_own_answer_and_fills_no_memory() -> None:

@@ -29,12 +29,35 @@ class Operation(NamedTuple):
 @cache
 def specification() -> dict[str, Any]:
     raw = (Path(__file__).parent / "openai.json.gz").read_bytes()
-    found: dict[str, Any] = json.loads(gzip.decompress(raw), object_hook=_bounds)
+    found: dict[str, Any] = json.loads(gzip.decompress(raw), object_hook=_modern)
+    _amend(found["components"]["schemas"])
     return found
 
 
-def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
-    """An exclusive bound is a number since OpenAPI 3.1; some schemas still say `true` beside it."""
+def _amend(schemas: dict[str, Any]) -> None:
+    """Where the specification forgets what its own prose and examples say."""
+    # The messages of a stored completion have every role.
+    role = schemas["ChatCompletionResponseMessage"]["properties"]["role"]
+    role["enum"] = ["assistant", "user", "system", "developer", "tool", "function"]
+    # Asked for with `encoding_format: base64`.
+    vector = schemas["Embedding"]["properties"]
+    vector["embedding"] = {"anyOf": [vector["embedding"], {"type": "string"}]}
+    # Streams of completions have the same shape as whole ones, and have not ended before they do.
+    choice = schemas["CreateCompletionResponse"]["properties"]["choices"]["items"]["properties"]
+    choice["finish_reason"] = {"anyOf": [choice["finish_reason"], {"type": "null"}]}
+    # A file may be sent for evals.
+    schemas["OpenAIFile"]["properties"]["purpose"]["enum"].append("evals")
+    # There are operations that pause and resume a job, and no word for what it is in between.
+    schemas["FineTuningJob"]["properties"]["status"]["enum"].append("paused")
+
+
+def _modern(schema: dict[str, Any]) -> dict[str, Any]:
+    """What OpenAPI 3.0 said in its own words, and JSON Schema does not know: `nullable`, and an
+    exclusive bound that is `true` beside the bound.
+    """
+    if schema.get("nullable") is True:
+        rest = {key: value for key, value in schema.items() if key != "nullable"}
+        return {"anyOf": [_modern(rest), {"type": "null"}]}
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if schema.get(exclusive) is True:
             schema[exclusive] = schema.pop(bound)

@@ -2,6 +2,9 @@
 
 Ids sort by the time of their creation, so the primary key is the order and the cursor at once, and
 a page costs the same however long the list is.
+
+A cursor may be the id of an object that is not there any more: who deletes what they list, page by
+page, goes on behind the last one that they deleted.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from bessemer.core.errors import InvalidInput
+from bessemer.core.ids import kind_of
 
 Order = Literal["asc", "desc"]
 
@@ -46,15 +50,14 @@ def read_page(
             be unique among these rows.
 
     Raises:
-        InvalidInput: a cursor names nothing in this list.
+        InvalidInput: a cursor is no id of such an object.
     """
     named = table.c.id if key is None else key
     query = sa.select(table).where(where)
     for name, cursor in (("after", asked.after), ("before", asked.before)):
         if cursor is None:
             continue
-        known = connection.execute(sa.select(named).where(where, named == cursor)).first()
-        if known is None:
+        if not _is_place(connection, named, where, cursor):
             raise InvalidInput(f"there is no {cursor[:100]!r} in this list", param=name)
         older = (asked.order == "desc") is (name == "after")
         query = query.where(named < cursor if older else named > cursor)
@@ -65,3 +68,18 @@ def read_page(
     rows = connection.execute(query.order_by(ordered).limit(asked.limit + 1)).all()
     found = rows[: asked.limit]
     return Page(found[::-1] if backwards else found, len(rows) > asked.limit)
+
+
+def _is_place(
+    connection: sa.Connection,
+    named: sa.Column[Any],
+    where: sa.ColumnElement[bool],
+    cursor: str,
+) -> bool:
+    """Whether it is in the list, or has the form of what is."""
+    ids = sa.select(named).where(where)
+    if connection.execute(ids.where(named == cursor)).first() is not None:
+        return True
+    kind = kind_of(cursor)
+    other = connection.execute(ids.limit(1)).scalar()
+    return kind is not None and (other is None or kind_of(other) in (None, kind))

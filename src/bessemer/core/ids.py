@@ -49,5 +49,14 @@ def created_ms(identifier: str) -> int:
     return number >> _RANDOM_BITS
 
 
+def kind_of(identifier: str) -> str | None:
+    """`file-` or `run_`, which an identifier of ours begins with; None for any other text."""
+    try:
+        created_ms(identifier)
+    except ValueError:
+        return None
+    return identifier[:-26]
+
+
 def _base32(number: int) -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -24,7 +24,15 @@ from bessemer.gateway.chat_request import parse_chat
 from bessemer.gateway.completion_answer import CompletionShape
 from bessemer.gateway.completion_request import parse_completion
 from bessemer.gateway.embeddings import embedding_answer, parse_embedding
-from bessemer.gateway.exchange import ASGIApp, ClientGone, Exchange, Receive, Scope, Send
+from bessemer.gateway.exchange import (
+    SILENCE_S,
+    ASGIApp,
+    ClientGone,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+)
 from bessemer.gateway.failures import (
     MethodNotAllowed,
     ServerStopping,
@@ -65,6 +73,7 @@ def build(
     other: ASGIApp | None = None,
     open_metrics: bool = False,
     keeper: Keeper | None = None,
+    silence_s: float = SILENCE_S,
 ) -> ASGIApp:
     """The application.
 
@@ -76,8 +85,9 @@ def build(
         other: gets every path that is not one of ours, WebSockets and lifespan.
         open_metrics: `/metrics` needs no key, since only this machine can ask.
         keeper: stores the chat completions that ask for it; without one that is refused.
+        silence_s: how long the next bytes of a body are waited for.
     """
-    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics, keeper)
+    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics, keeper, silence_s)
 
 
 class Gateway:
@@ -92,7 +102,9 @@ class Gateway:
         other: ASGIApp | None,
         open_metrics: bool,
         keeper: Keeper | None,
+        silence_s: float,
     ) -> None:
+        self._silence_s = silence_s
         self._serving, self._keyring, self._other = serving, keyring, other
         self._meter, self._keeper = meter, keeper
         self._routes = routes
@@ -100,7 +112,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (self._other is None or _is_ours(scope["path"])):
-            await self._answer(Exchange(scope, receive, send))
+            await self._answer(Exchange(scope, receive, send, self._silence_s))
         elif self._other is not None:
             await self._other(scope, receive, send)
         elif scope["type"] == "lifespan":

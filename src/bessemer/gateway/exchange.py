@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from bessemer.core.errors import BessemerError, InvalidInput, PayloadTooLarge
 from bessemer.core.ids import new_id
-from bessemer.gateway.failures import Header, error_body, error_headers
+from bessemer.gateway.failures import Header, RequestTimeout, error_body, error_headers
 
 Scope = MutableMapping[str, Any]
 ASGIMessage = MutableMapping[str, Any]
@@ -24,6 +24,8 @@ Send = Callable[[ASGIMessage], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+# A client that sends nothing for so long, in the middle of a body, will not go on.
+SILENCE_S = 60.0
 _CHUNK_BYTES = 1 << 18
 
 _JSON: Header = (b"content-type", b"application/json")
@@ -43,7 +45,10 @@ class Exchange:
     answer down and nothing piles up here.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, silence_s: float = SILENCE_S
+    ) -> None:
+        self._silence_s = silence_s
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope.get("query_string", b"")
@@ -79,14 +84,29 @@ class Exchange:
         return await self._read_body()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, of any size: whoever reads it holds the limit."""
+        """The body as it comes, of any size: whoever reads it holds the limit.
+
+        Raises:
+            RequestTimeout: nothing came for a minute.
+        """
         more = True
         while more:
-            message = await self._receive()
+            message = await self._next_message()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             yield message.get("body", b"")
             more = message.get("more_body", False)
+
+    async def _next_message(self) -> ASGIMessage:
+        try:
+            async with asyncio.timeout(self._silence_s):
+                return await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"Nothing came for {self._silence_s:g} s, and the body is not whole. Nothing was"
+                " done.",
+                next_step="send the request again",
+            ) from None
 
     async def _read_body(self) -> bytes:
         body = bytearray()

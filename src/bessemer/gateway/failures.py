@@ -69,6 +69,12 @@ class MethodNotAllowed(BessemerError):
         self.allowed = allowed
 
 
+class RequestTimeout(BessemerError):
+    """A body that does not come; OpenAI's clients try again by themselves."""
+
+    status, code = 408, "request_timeout"
+
+
 class ServerStopping(EngineUnavailable):
     code = "server_stopping"
 
@@ -115,6 +121,9 @@ def error_headers(error: BessemerError) -> list[Header]:
         return [(b"retry-after", b"%d" % max(1, math.ceil(after_s))), *standing]
     if isinstance(error, RateLimited | BudgetExceeded | EngineUnavailable):
         return [_DO_NOT_RETRY, *standing]
+    if isinstance(error, RequestTimeout):
+        # What may still come of the body is not waited for.
+        return [(b"connection", b"close")]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allowed.encode())]
     if error.status == 401:

@@ -15,6 +15,7 @@ from msgspec import Meta, Raw
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest, Sampling
 from bessemer.gateway.constraints import StructuredOutputs
+from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
 
 # As in OpenAI's API.
@@ -144,6 +145,9 @@ class Ask(NamedTuple):
     storing: Storing | None = None
 
 
+_any = msgspec.json.Decoder(Any)
+
+
 def refuse_unless_neutral(body: msgspec.Struct, neutral: Mapping[str, Sequence[Any]]) -> None:
     """Raise UnsupportedParameter for the first field that is neither absent, null nor neutral."""
     for field, allowed in neutral.items():
@@ -158,7 +162,7 @@ def _small(raw: Raw) -> Any:
     """The value, if it may be neutral at all: what is long is never built."""
     if not raw:
         return None
-    return msgspec.json.decode(raw) if len(raw) < 100 else raw
+    return decode(_any, bytes(raw)) if len(raw) < 100 else raw
 
 
 def _or(value: float | None, default: float) -> float:

@@ -137,7 +137,7 @@ class ResponseBody(PromptBody, kw_only=True, forbid_unknown_fields=True):
     # They say who asks, and how to file it; they do not change an answer.
     metadata: Metadata | None = None
     user: str | None = None
-    safety_identifier: str | None = None
+    safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: Any = None

@@ -116,8 +116,8 @@ def item_list(found: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
     return {
         "object": "list",
         "data": found,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
+        "first_id": ids[0] if ids else "",
+        "last_id": ids[-1] if ids else "",
         "has_more": has_more,
     }
 

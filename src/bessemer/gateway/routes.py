@@ -28,17 +28,22 @@ T = TypeVar("T")
 
 
 class ListShape(msgspec.Struct):
-    """A page of objects that each have an `id`."""
+    """A page of objects that each have an `id`.
+
+    In an empty one the ids are empty texts: OpenAI's own server says null there, which most lists
+    of its specification do not allow and strictly typed clients refuse. All take an empty text as
+    they take null, for no id.
+    """
 
     data: Sequence[Any]
-    first_id: str | None
-    last_id: str | None
+    first_id: str
+    last_id: str
     has_more: bool
     object: str = "list"
 
     @classmethod
     def of(cls, data: Sequence[Any], has_more: bool) -> ListShape:
-        first, last = (data[0].id, data[-1].id) if data else (None, None)
+        first, last = (data[0].id, data[-1].id) if data else ("", "")
         return cls(data, first, last, has_more)
 
 
