@@ -87,6 +87,8 @@ MEANING = {
     "tool_choice": "`auto` (default with tools), `none`, `required`, one function by name, or"
     " `allowed_tools`",
     "parallel_tool_calls": "default true; false allows one call",
+    "functions": "`tools` as they were spelled once; the answer's call is then a `function_call`",
+    "function_call": "as `tool_choice`: `auto`, `none`, or one function by name",
     "logprobs": "chat: true or false; completions: how many alternatives",
     "prompt_logprobs": "**extension**, as in vLLM: of each prompt token, by id, its `logprob`,"
     " `rank` and `decoded_token`, with so many of the likeliest in its place; null for the first."

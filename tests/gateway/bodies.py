@@ -25,6 +25,11 @@ TOOL = {
     "type": "function",
     "function": {"name": "look", "description": "See.", "parameters": SCHEMA, "strict": True},
 }
+LEGACY_TURNS: list[dict[str, Any]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}},
+    {"role": "function", "name": "look", "content": "sunny"},
+]
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 TURNS: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -40,10 +45,18 @@ SAMPLING: dict[str, Any] = {
 }  # fmt: skip
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES, COUNTS = "/v1/responses", "/v1/responses/input_tokens"
+KNOWN_RESPONSE, KNOWN_CONVERSATION = "resp_known", "conv_known"
+CONVERSATIONS = "/v1/conversations"
+CONVERSATION_ITEMS = f"{CONVERSATIONS}/{KNOWN_CONVERSATION}/items"
 MINIMAL: dict[str, dict[str, Any]] = {
     CHAT: {"model": "tiny", "messages": MESSAGES, "max_tokens": 2},
     COMPLETIONS: {"model": "tiny", "prompt": "Hi", "max_tokens": 2},
     EMBEDDINGS: {"model": "tiny", "input": "Hi"},
+    RESPONSES: {"model": "tiny", "input": "Hi"},
+    COUNTS: {"model": "tiny", "input": "Hi"},
+    CONVERSATIONS: {"metadata": {"a": "b"}},
+    CONVERSATION_ITEMS: {"items": [{"type": "message", "role": "user", "content": "Hi"}]},
 }
 
 
@@ -51,7 +64,8 @@ def _shape(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
 
 
-VALID: dict[str, list[dict[str, Any]]] = {
+Valid = dict[str, list[dict[str, Any]]]
+VALID: Valid = {
     CHAT: [
         MINIMAL[CHAT],
         {**MINIMAL[CHAT], **SAMPLING},
@@ -61,6 +75,12 @@ VALID: dict[str, list[dict[str, Any]]] = {
             **MINIMAL[CHAT],
             "tools": [TOOL],
             "tool_choice": {"type": "function", "function": {"name": "look"}},
+        },
+        {
+            **MINIMAL[CHAT],
+            "messages": LEGACY_TURNS,
+            "functions": [TOOL["function"]],
+            "function_call": {"name": "look"},
         },
         {**MINIMAL[CHAT], "response_format": _shape(SCHEMA)},
         {**MINIMAL[CHAT], "response_format": {"type": "json_object"}, "stream": True},
@@ -84,6 +104,44 @@ VALID: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+FUNCTION = {"type": "function", "name": "look", "parameters": SCHEMA, "strict": True}
+SPOKEN: list[dict[str, Any]] = [
+    {"type": "message", "role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Yes"}]},
+    {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
+]
+_PROMPTS: list[dict[str, Any]] = [
+    {"model": "tiny", "input": "Hi"},
+    {"model": "tiny", "input": SPOKEN, "instructions": "Be kind.", "tools": [FUNCTION]},
+    {"model": "tiny", "input": "Hi", "tools": [FUNCTION], "tool_choice": "required"},
+    {"model": "tiny", "input": "Hi", "previous_response_id": KNOWN_RESPONSE},
+    {"model": "tiny", "input": "Hi", "conversation": {"id": KNOWN_CONVERSATION}},
+    {
+        "model": "tiny",
+        "input": "Hi",
+        "text": {"format": {"type": "json_schema", "name": "s", "schema": SCHEMA}},
+    },
+]
+RESPONSES_VALID: Valid = {
+    RESPONSES: [
+        *_PROMPTS,
+        {
+            **_PROMPTS[0], "temperature": 0.5, "top_p": 0.9, "max_output_tokens": 16,
+            "include": ["message.output_text.logprobs"], "top_logprobs": 2, "store": False,
+            "metadata": {"a": "b"}, "user": "u", "truncation": "auto", "stream": True,
+        },
+        {
+            **_PROMPTS[1], "parallel_tool_calls": False, "stream": True,
+            "tool_choice": {"type": "function", "name": "look"},
+        },
+    ],
+    COUNTS: _PROMPTS,
+    CONVERSATIONS: [{}, {"metadata": {"a": "b"}, "items": SPOKEN}],
+    CONVERSATION_ITEMS: [{"items": SPOKEN[:3]}, {"items": SPOKEN[3:]}],
+}  # fmt: skip
+
 scalars = (
     st.none()
     | st.booleans()
@@ -98,6 +156,7 @@ scalars = (
 )
 KEYS = """role content type text name include_usage tool_calls tool_call_id id function arguments
  parameters json_schema schema json regex choice grammar json_object mode tools allowed_tools $ref
+ call_id output input_text output_text message function_call function_call_output item_reference
  properties items anyOf allOf enum const pattern format minimum maxLength additionalProperties 5 -1
  99999999"""
 keys = st.sampled_from(KEYS.split()) | st.text(max_size=3)
@@ -119,10 +178,12 @@ RAW = (
 
 
 @st.composite
-def damaged(draw: st.DrawFn, path: str) -> bytes:
+def damaged(draw: st.DrawFn, path: str, valid: Valid = VALID) -> bytes:
     """A valid body of which up to three places hold something else."""
-    body = copy.deepcopy(draw(st.sampled_from(VALID[path])))
+    body = copy.deepcopy(draw(st.sampled_from(valid[path])))
     for _ in range(draw(st.integers(1, 3))):
+        if not body:
+            break
         holder, place = draw(st.sampled_from(list(_places(body))))
         change = draw(st.sampled_from(["replace", "delete", "add", "wrap"]))
         if change == "delete":
@@ -133,15 +194,13 @@ def damaged(draw: st.DrawFn, path: str) -> bytes:
             holder[draw(keys)] = draw(values)
         else:
             holder[place] = draw(values)
-        if not body:
-            break
     return json.dumps(body).encode()
 
 
 @st.composite
-def misspelled(draw: st.DrawFn, path: str) -> bytes:
+def misspelled(draw: st.DrawFn, path: str, valid: Valid = VALID) -> bytes:
     """A valid body with raw bytes where one of its values was."""
-    body = copy.deepcopy(draw(st.sampled_from(VALID[path])))
+    body = copy.deepcopy(draw(st.sampled_from([body for body in valid[path] if body])))
     holder, place = draw(st.sampled_from(list(_places(body))))
     holder[place] = "@here@"
     return json.dumps(body).encode().replace(b'"@here@"', draw(st.sampled_from(RAW)))

@@ -12,6 +12,7 @@ import openai
 
 from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.platform import Platform
+from bessemer.app.stored_completions import Keeper
 from bessemer.core.errors import Unauthenticated
 from bessemer.core.principal import Principal
 from bessemer.gateway.asgi import build
@@ -83,7 +84,8 @@ def house(
         finally:
             await runner.close()
 
-    app = build(serving, Keys(), routes=resource_routes(platform, serving=serving))
+    routes = resource_routes(platform, serving=serving)
+    app = build(serving, Keys(), routes=routes, keeper=Keeper(platform))
     with running(app, lifespan=lifespan()) as server:
         yield House(server.url)
 

@@ -223,7 +223,8 @@ def test_a_batch_that_is_not_done_in_24_hours_says_so_of_each_line(platform: Pla
 
 
 def test_a_budget_ends_in_error_lines_and_nothing_is_lost(platform: Platform) -> None:
-    set_budget(platform.db, PAYER, "project", "month", 3 * 5)  # five answers of three tokens
+    with platform.db.write() as connection:  # five answers of three tokens
+        set_budget(connection, PAYER, "project", "month", 3 * 5)
     with house(platform) as here:
         batch = here.run([chat_line(str(n), max_tokens=3) for n in range(20)])
         output, errors = here.read(batch.output_file_id), here.read(batch.error_file_id)
@@ -236,7 +237,8 @@ def test_a_budget_ends_in_error_lines_and_nothing_is_lost(platform: Platform) ->
 
 def test_a_rate_limit_slows_a_batch_down_and_loses_nothing(platform: Platform) -> None:
     limit = RateLimit(requests=600)
-    set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), limit)
+    with platform.db.write() as connection:
+        set_rate_limit(connection, PAYER, LimitOf("project:p1", "*"), limit)
     serving = fakes()
     with house(platform, serving) as here:
         # More than a minute's worth at once; the rest comes with the tenths of a second.

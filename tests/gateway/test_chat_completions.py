@@ -214,8 +214,6 @@ def test_sampling_parameters_reach_the_engine() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("functions", [{"name": "f"}]),
-        ("function_call", "auto"),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("web_search_options", {}),
@@ -238,7 +236,6 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "function", "content": "x", "name": "f"}, "messages[0].role"),
         ({"role": "user", "content": "x", "name": "Ann"}, "messages[0].name"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
          "messages[0].content[0].type"),

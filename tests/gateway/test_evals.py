@@ -336,12 +336,6 @@ def test_a_wrong_line_is_named_before_the_run_begins(served: House, platform: Pl
         (sampled("paris", sampling_params={"reasoning_effort": "high"}), 400, "reasoning_effort"),
         (sampled("paris", sampling_params={"color": 1}), 400, "color"),
         ({**sampled("paris"), "source": {"type": "file_id", "id": "file-1"}}, 404, "file-1"),
-        ({**sampled("paris"), "source": {"type": "stored_completions"}}, 501, "stored_completions"),
-        (
-            {**sampled("paris"), "type": "responses", "source": {"type": "responses"}},
-            501,
-            "'responses'",
-        ),
         (given("Paris") | {"model": "paris"}, 400, "model"),
     ],
 )  # fmt: skip

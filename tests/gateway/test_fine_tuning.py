@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 
-from bessemer.app import files, fine_tuning_desk, jobs, names
+from bessemer.app import audit, files, fine_tuning_desk, jobs, names
 from bessemer.app.adapters import find_adapter
 from bessemer.app.fine_tuning_desk import FineTuningDesk
+from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.app.supervisor import Supervisor
 from bessemer.core.home import Home
@@ -89,6 +90,14 @@ class Shop(NamedTuple):
         path = self.platform.home.root / name
         path.touch()
         return path
+
+    def trail(self, target: str) -> list[tuple[str, Any]]:
+        """What was done to it, oldest first, and what it was before."""
+        reader = Principal("org", "p1", "u9", frozenset({"org:read"}))
+        wanted = audit.Filter(targets=[target])
+        found, _ = audit.list_events(self.platform, reader, PageRequest(100, "asc"), wanted)
+        # A job's lines are a dataset that is named like the job.
+        return [(e.action, e.before) for e in found if e.action != "dataset.named"]
 
     def run_of(self, _job: Any) -> RunFolder:
         """The newest run."""
@@ -268,7 +277,9 @@ def test_another_project_sees_nothing_and_a_poor_key_is_refused(shop: Shop) -> N
     assert call(shop.app, model, method="DELETE", key=CHAT_KEY).status == 403
     stays = call(shop.app, "/v1/models/tiny", method="DELETE")
     assert (stays.status, stays.error["param"]) == (400, "model")
+    digest = find_adapter(shop.platform, ME, job["fine_tuned_model"]).artifact.digest
     assert call(shop.app, model, method="DELETE").json()["deleted"] is True
+    assert shop.trail(job["fine_tuned_model"])[-1] == ("model.deleted", {"digest": digest})
 
 
 def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:
@@ -302,6 +313,11 @@ def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
     assert done["trained_tokens"] == 500
     for verb in ("pause", "resume", "cancel"):
         assert shop.post(job, verb).status == 400
+    assert shop.trail(job["id"]) == [
+        ("fine_tuning_job.created", None),
+        ("fine_tuning_job.paused", {"status": "running"}),
+        ("fine_tuning_job.resumed", {"status": "paused"}),
+    ], "and what was refused is no change"
 
 
 def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
@@ -320,6 +336,7 @@ def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
         assert shop.until(job, "cancelled")["fine_tuned_model"] is None
     shop.work()
     assert shop.get(going)["finished_at"] is not None
+    assert shop.trail(going["id"])[1:] == [("fine_tuning_job.cancelled", {"status": "running"})]
 
 
 def test_a_run_that_is_killed_goes_on_by_itself(shop: Shop) -> None:

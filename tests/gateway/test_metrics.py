@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 
+from bessemer.app.background import Background
 from bessemer.app.latencies import FIRST_BOUNDS_S, Histogram, Latencies
+from bessemer.app.platform import Platform
+from bessemer.core.home import Home
 from bessemer.gateway.asgi import build
 from bessemer.gateway.exchange import ASGIApp
+from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeResponder, FakeServing
-from tests.gateway.calling import CHAT_KEY, FakeKeyRing, app_of, call, chat
+from tests.gateway.calling import CHAT_KEY, FakeKeyRing, acall, app_of, call, chat
 
 LINE = re.compile(r'[a-z_]+\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\} [0-9.e+-]+')
 
@@ -50,6 +56,33 @@ def test_latencies_are_counted_for_names_that_answered_whole_or_streamed() -> No
     assert found['bessemer_inter_token_seconds_count{model="tiny"}'] == 6
     assert found['bessemer_first_token_seconds_bucket{model="tiny",le="+Inf"}'] == 2
     assert not [name for name in found if "nope" in name]
+
+
+def test_responses_are_among_the_latencies(tmp_path: Path) -> None:
+    serving, latencies = FakeServing({"tiny": FakeResponder(["a", "b", "c"])}), Latencies()
+    with Platform.open(Home(tmp_path / "home")) as platform:
+        background = Background(platform, serving, latencies=latencies)
+        routes = resource_routes(
+            platform, serving=serving, background=background, latencies=latencies
+        )
+        app = build(serving, FakeKeyRing(), routes=routes, latencies=latencies)
+        chat(app)
+
+        async def ask() -> None:
+            body = {"model": "tiny", "input": "Hi"}
+            for more in ({}, {"stream": True}, {"background": True}):
+                await acall(app, "/v1/responses", body | more)
+            while sum(_first(latencies)) < 4:
+                await asyncio.sleep(0.001)
+            await background.close()
+
+        asyncio.run(asyncio.wait_for(ask(), 10))
+        found = scraped(app)
+    assert found['bessemer_first_token_seconds_count{model="tiny"}'] == 4
+
+
+def _first(latencies: Latencies) -> list[int]:
+    return latencies.of("tiny").first.counts
 
 
 def test_engines_say_what_they_hold_and_did() -> None:

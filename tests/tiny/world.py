@@ -68,7 +68,7 @@ def write_recipe(path: Path) -> Path:
     return path
 
 
-def write_model(folder: Path, seed: int = 1) -> Path:
+def write_model(folder: Path, seed: int = 1, context_length: int = CONTEXT_LENGTH) -> Path:
     """A Hugging Face folder of a random Llama; another seed gives other weights."""
     from bessemer.models.config import ModelConfig
     from bessemer.models.decoder import Decoder
@@ -85,7 +85,7 @@ def write_model(folder: Path, seed: int = 1) -> Path:
         heads=4,
         kv_heads=2,
         head_dim=8,
-        context_length=CONTEXT_LENGTH,
+        context_length=context_length,
         initializer_range=0.2,
     )
     save_decoder(Decoder(config).init_weights(seed), folder)

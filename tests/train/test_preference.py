@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from bessemer.core.errors import InvalidInput
@@ -347,6 +348,25 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path: 
     assert "progress" in kinds[: kinds.index("plan")]
     assert "progress" not in kinds[kinds.index("plan") :]  # the reference was read again
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+
+
+def test_on_top_of_an_adapter_the_reference_is_what_it_says_already(tmp_path: Path) -> None:
+    first = make_pairs_run(tmp_path / "first", "dpo", "lora.rank=4")
+    train(first)
+    goes_on = f"lora.adapter={first.output / 'adapter'}"
+    second = make_pairs_run(tmp_path / "second", "dpo", "steps=1", "lora.rank=4", goes_on)
+    train(second)
+    # The same over the model that has the adapter in its weights, computed without one.
+    shutil.copytree(first.output / "model", tmp_path / "merged" / "model")
+    make_pairs(tmp_path / "merged" / "pairs")
+    merged = make_pairs_run(tmp_path / "merged" / "third", "dpo", "steps=1")
+    train(merged)
+    (step,) = events(second, "step")
+    assert step["loss"] == pytest.approx(math.log(2), abs=1e-5), "nothing has moved yet"
+    tables = [load_file(run.path / FILE) for run in (first, second, merged)]
+    base, ours, whole = (table["validation"] for table in tables)
+    np.testing.assert_allclose(ours, whole, rtol=1e-4)
+    assert np.abs(ours - base).mean() > 0.1, "and not what the base would say"
 
 
 @pytest.mark.parametrize(

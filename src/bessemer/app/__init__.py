@@ -40,6 +40,7 @@ __all__ = [
     "eval_runs",
     "eval_schema",
     "eval_sources",
+    "eval_stored",
     "eval_submission",
     "eval_tally",
     "evaluations",

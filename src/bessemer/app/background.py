@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 
 from bessemer.app import responses
 from bessemer.app.chat import Serving
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.app.response_run import Run, fault_of
@@ -46,10 +47,12 @@ class Background:
         platform: Platform,
         serving: Serving,
         meter: Meter | None = None,
+        latencies: Latencies | None = None,
         *,
         most_at_once: int = MOST_AT_ONCE,
     ) -> None:
-        self._platform, self._serving, self._meter = platform, serving, meter
+        self._platform, self._serving = platform, serving
+        self._meter, self._latencies = meter, latencies
         self._places = asyncio.Semaphore(most_at_once)
         self._live: dict[str, _Live] = {}
 
@@ -75,7 +78,8 @@ class Background:
         """
         prepared = await asyncio.to_thread(responses.prepare, self._platform, principal, asked)
         await asyncio.to_thread(responses.keep, self._platform, prepared, prepared.response)
-        live = _Live(self, prepared)
+        run = Run(self._platform, self._serving, prepared, self._meter, self._latencies)
+        live = _Live(self, run, prepared)
         self._live[asked.id] = live
         return prepared.response
 
@@ -172,9 +176,8 @@ class Background:
 class _Live:
     """One response under way, and who follows it."""
 
-    def __init__(self, background: Background, prepared: Prepared) -> None:
-        self.prepared = prepared
-        self.run = Run(background._platform, background._serving, prepared, background._meter)
+    def __init__(self, background: Background, run: Run, prepared: Prepared) -> None:
+        self.run, self.prepared = run, prepared
         self.is_cancelled = False
         self._news = asyncio.Event()
         self._over = False

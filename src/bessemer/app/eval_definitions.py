@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import Meta
 
+from bessemer.app import audit
 from bessemer.app.eval_schema import ItemSchema
 from bessemer.app.paging import PageRequest, read_page
 from bessemer.app.platform import Platform
@@ -133,6 +134,8 @@ def add(
     }
     with platform.db.write() as connection:
         connection.execute(evals.insert().values(row))
+        facts = {"name": row["name"], "criteria": labels_of([one.name for one in judged])}
+        audit.record(connection, principal, "eval.created", eval_id, after=facts)
         return _eval(connection.execute(sa.select(evals).where(evals.c.id == eval_id)).one())
 
 
@@ -173,7 +176,7 @@ def update(
     metadata: Mapping[str, str] | None = None,
 ) -> Eval:
     """Rename an eval or give it other metadata; None leaves them."""
-    get(platform, principal, eval_id, scope=WRITE_SCOPE)
+    before = get(platform, principal, eval_id, scope=WRITE_SCOPE)
     changed: dict[str, Any] = {"updated_ms": now_ms()}
     if name is not None:
         changed["name"] = name
@@ -181,16 +184,24 @@ def update(
         changed["metadata"] = _json(dict(metadata))
     with platform.db.write() as connection:
         connection.execute(evals.update().where(evals.c.id == eval_id).values(changed))
-        return _eval(connection.execute(sa.select(evals).where(evals.c.id == eval_id)).one())
+        after = _eval(connection.execute(sa.select(evals).where(evals.c.id == eval_id)).one())
+        facts = (_facts(before), _facts(after))
+        audit.record(connection, principal, "eval.updated", eval_id, *facts)
+    return after
 
 
 def delete(platform: Platform, principal: Principal, eval_id: str) -> None:
     """Forget an eval, its runs and their results. A run that goes on ends."""
-    get(platform, principal, eval_id, scope=WRITE_SCOPE)
+    before = _facts(get(platform, principal, eval_id, scope=WRITE_SCOPE))
     with platform.db.write() as connection:
         for table in (eval_outputs, eval_runs):
             connection.execute(table.delete().where(table.c.eval_id == eval_id))
         connection.execute(evals.delete().where(evals.c.id == eval_id))
+        audit.record(connection, principal, "eval.deleted", eval_id, before=before)
+
+
+def _facts(found: Eval) -> audit.Facts:
+    return {"name": found.name, "metadata": dict(found.metadata)}
 
 
 def _by_update(

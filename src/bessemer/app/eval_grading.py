@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,7 +37,6 @@ from bessemer.core.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from bessemer.core.principal import ModelRule
 from bessemer.core.protocols import ChatRequest, Message, Sampling
 from bessemer.text.criteria import (
     Criterion,
@@ -72,7 +70,6 @@ class Judge:
         serving: what answers, judges and embeds; in the name of the run's own principal.
         graders: threads for criteria that need no model, which may take their time.
         meter: who counts and charges what models are asked.
-        models: which of them the run's project may ask.
     """
 
     def __init__(
@@ -82,10 +79,9 @@ class Judge:
         definition: Eval,
         graders: Executor | None = None,
         meter: Meter | None = None,
-        models: ModelRule | None = None,
     ) -> None:
         assert run.plan is not None, f"{run.id} was imported, there is nothing to do"
-        self._serving, self._principal = serving, replace(run.principal, models=models)
+        self._serving, self._principal = serving, run.principal
         self._meter = meter
         self._plan, self._definition, self._graders = run.plan, definition, graders
 

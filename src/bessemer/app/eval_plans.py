@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,9 +52,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return _messages(found, self.reference)
 
 
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class _Call(msgspec.Struct):
+    id: str
+    function: _Function
+    type: Literal["function"] = "function"
+
+
 class _Sent(msgspec.Struct):
     role: str
-    content: str | list[dict[str, Any]]
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[_Call] | None = None
+    tool_call_id: str | None = None
 
 
 def _messages(found: Any, reference: str) -> list[Message]:
@@ -65,11 +78,19 @@ def _messages(found: Any, reference: str) -> list[Message]:
         raise DataError(f"{reference} is no list of messages: {fault}") from None
     if not sent:
         raise DataError(f"{reference} is an empty list of messages")
-    roles = {"developer": "system"}
-    return [
-        {"role": roles.get(one.role, one.role), "content": _content(one.content, reference)}
-        for one in sent
-    ]
+    return [_message(one, reference) for one in sent]
+
+
+def _message(one: _Sent, reference: str) -> Message:
+    if one.content is None and not one.tool_calls:
+        raise DataError(f"{reference} has a message of the role {one.role!r} without content")
+    role = {"developer": "system"}.get(one.role, one.role)
+    message: Message = {"role": role, "content": _content(one.content or "", reference)}
+    if one.tool_calls:
+        message["tool_calls"] = msgspec.to_builtins(one.tool_calls)
+    if one.tool_call_id is not None:
+        message["tool_call_id"] = one.tool_call_id
+    return message
 
 
 def _content(content: str | list[dict[str, Any]], reference: str) -> str:

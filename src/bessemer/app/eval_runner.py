@@ -19,7 +19,6 @@ from bessemer.app.eval_grading import Judge
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
 from bessemer.app.eval_sources import Line
 from bessemer.app.metering import Meter
-from bessemer.app.model_permissions import rule_of
 from bessemer.app.platform import Platform
 from bessemer.core.errors import BessemerError, DatabaseUnavailable
 
@@ -122,8 +121,7 @@ class EvalRunner:
         definition = await asyncio.to_thread(
             eval_definitions.get, self._platform, run.principal, run.eval_id
         )
-        models = await asyncio.to_thread(rule_of, self._platform, run.principal.project_id)
-        judge = Judge(self._serving, run, definition, self._graders, self._meter, models)
+        judge = Judge(self._serving, run, definition, self._graders, self._meter)
         lines = eval_sources.read(self._platform, run.principal, run.plan.source)
         turns = _Turns(line for line in lines if line.number not in done)
         try:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 import msgspec
 import sqlalchemy as sa
 
-from bessemer.app import eval_definitions
+from bessemer.app import audit, eval_definitions
 from bessemer.app.eval_definitions import READ_SCOPE, WRITE_SCOPE
 from bessemer.app.eval_plans import Plan
 from bessemer.app.eval_tally import Tally, Verdict
@@ -116,6 +116,8 @@ def add(
     }
     with platform.db.write() as connection:
         connection.execute(eval_runs.insert().values(row))
+        facts = {field: row[field] for field in ("eval_id", "name", "model", "total", "state")}
+        audit.record(connection, principal, "eval_run.created", run_id, after=facts)
         return _run(_row(connection, run_id))
 
 
@@ -165,7 +167,7 @@ def cancel(platform: Platform, principal: Principal, eval_id: str, run_id: str) 
         Conflict: it has ended already.
     """
     run = get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE)
-    if not finish(platform, run_id, "canceled"):
+    if not finish(platform, run_id, "canceled", by=principal):
         state = get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE).state
         raise Conflict(f"the run {run_id} is {state}; only one that goes on can be canceled")
     return get(platform, principal, eval_id, run.id, scope=WRITE_SCOPE)
@@ -173,10 +175,12 @@ def cancel(platform: Platform, principal: Principal, eval_id: str, run_id: str) 
 
 def delete(platform: Platform, principal: Principal, eval_id: str, run_id: str) -> None:
     """Forget a run and its outputs; one that goes on ends."""
-    get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE)
+    run = get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE)
+    facts = {"eval_id": run.eval_id, "name": run.name, "state": run.state}
     with platform.db.write() as connection:
         connection.execute(eval_outputs.delete().where(eval_outputs.c.run_id == run_id))
         connection.execute(eval_runs.delete().where(eval_runs.c.id == run_id))
+        audit.record(connection, principal, "eval_run.deleted", run_id, before=facts)
 
 
 def list_outputs(
@@ -265,13 +269,26 @@ def insert_output(connection: sa.Connection, row: sa.Row[Any], output: NewOutput
     connection.execute(eval_runs.update().where(this).values(tally=_json(tally)))
 
 
-def finish(platform: Platform, run_id: str, state: State, error: Fault | None = None) -> bool:
-    """End a run that goes on; False if it had ended."""
+def finish(
+    platform: Platform,
+    run_id: str,
+    state: State,
+    error: Fault | None = None,
+    *,
+    by: Principal | None = None,
+) -> bool:
+    """End a run that goes on; False if it had ended.
+
+    Args:
+        by: who canceled it.
+    """
     still = (eval_runs.c.id == run_id) & eval_runs.c.state.in_(OPEN)
     ended = {"state": state, "ended_ms": now_ms(), "error": _json(error) if error else None}
     with platform.db.write() as connection:
-        done = connection.execute(eval_runs.update().where(still).values(ended))
-    return bool(done.rowcount)
+        done = connection.execute(eval_runs.update().where(still).values(ended)).rowcount == 1
+        if done and by is not None:
+            audit.record(connection, by, "eval_run.cancelled", run_id)
+    return done
 
 
 def verdicts_of(

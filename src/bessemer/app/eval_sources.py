@@ -12,21 +12,16 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from bessemer.app import files
+from bessemer.app import eval_stored, files
 from bessemer.app.eval_definitions import CustomData, Eval
 from bessemer.app.eval_schema import ItemSchema
+from bessemer.app.eval_stored import Chosen, StoredCompletions, StoredResponses
 from bessemer.app.platform import Platform
-from bessemer.core.errors import DataError, InvalidInput, Missing
+from bessemer.core.errors import DataError, InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.text.criteria import places_of
 
 PARAM = "data_source.source"
-
-
-class StoredAnswersMissing(Missing):
-    """Answers cannot be taken from what was stored, since nothing is stored yet."""
-
-    code = "not_implemented"
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,28 +43,7 @@ class FileId(_Source, tag="file_id"):
     id: str
 
 
-class StoredCompletions(_Source, tag="stored_completions"):
-    metadata: dict[str, Any] | None = None
-    model: str | None = None
-    created_after: int | None = None
-    created_before: int | None = None
-    limit: int | None = None
-
-
-class StoredResponses(_Source, tag="responses"):
-    metadata: dict[str, Any] | None = None
-    model: str | None = None
-    instructions_search: str | None = None
-    created_after: int | None = None
-    created_before: int | None = None
-    reasoning_effort: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    users: list[str] | None = None
-    tools: list[str] | None = None
-
-
-Source = FileContent | FileId | StoredCompletions | StoredResponses
+Source = FileContent | FileId | StoredCompletions | StoredResponses | Chosen
 
 
 class Line(NamedTuple):
@@ -87,7 +61,6 @@ def read(platform: Platform, principal: Principal, source: Source) -> Iterator[L
     Raises:
         NotFound: there is no such file.
         DataError: a line is no JSON object with an item, naming it.
-        StoredAnswersMissing: the source is what was stored.
     """
     match source:
         case FileContent():
@@ -95,14 +68,26 @@ def read(platform: Platform, principal: Principal, source: Source) -> Iterator[L
                 yield _line(number, number + 1, row)
         case FileId():
             yield from _file_lines(platform, principal, source.id)
+        case Chosen():
+            for answer in eval_stored.read(platform, principal, source):
+                yield Line(answer.number, answer.number + 1, answer.item, answer.sample)
         case StoredCompletions() | StoredResponses():
-            # The one place that has to change when stored answers can be read.
-            kind = "stored_completions" if isinstance(source, StoredCompletions) else "responses"
-            raise StoredAnswersMissing(
-                f"the source '{kind}' is not there: this server does not keep answers to judge",
-                next_step="send the items as 'file_content', or upload them and use 'file_id'",
-                param=PARAM,
-            )
+            raise AssertionError("a filter is no list of items: `chosen` comes first")
+
+
+def chosen(
+    platform: Platform, principal: Principal, definition: Eval, source: Source, *, sampled: bool
+) -> Source:
+    """The source with what is stored now in the place of a filter, so that it stays the same.
+
+    Raises:
+        InvalidInput: no stored answer matches, or too many.
+    """
+    if not isinstance(source, StoredCompletions | StoredResponses):
+        return source
+    config = definition.config
+    having = None if isinstance(config, CustomData) else config.metadata
+    return eval_stored.choose(platform, principal, source, sampled=sampled, having=having)
 
 
 def check(

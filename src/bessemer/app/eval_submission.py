@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from bessemer.app import eval_definitions, eval_runs, eval_sources
 from bessemer.app.catalog import SENTENCE_MODEL
 from bessemer.app.chat import CHAT_SCOPE, MODELS_SCOPE, Serving, no_such_model
-from bessemer.app.eval_definitions import WRITE_SCOPE, Eval
+from bessemer.app.eval_definitions import WRITE_SCOPE
 from bessemer.app.eval_plans import Plan
 from bessemer.app.eval_runs import EvalRun
 from bessemer.app.platform import Platform
@@ -71,7 +73,10 @@ def submit(
                 raise no_such_model(model)
     if any(isinstance(criterion, PythonCheck) for criterion in definition.criteria):
         require_sandbox()
-    total = _check_items(platform, principal, definition, plan)
+    sampled = plan.model is not None
+    source = eval_sources.chosen(platform, principal, definition, plan.source, sampled=sampled)
+    plan = msgspec.structs.replace(plan, source=source)
+    total = eval_sources.check(platform, principal, definition, source, sampled=sampled)
     return eval_runs.add(
         platform,
         principal,
@@ -93,12 +98,6 @@ def models_of(criteria: Sequence[Criterion]) -> Iterator[str]:
                 yield criterion.model
             case TextSimilarity(evaluation_metric="cosine"):
                 yield criterion.embedding_model or SENTENCE_MODEL
-
-
-def _check_items(platform: Platform, principal: Principal, definition: Eval, plan: Plan) -> int:
-    return eval_sources.check(
-        platform, principal, definition, plan.source, sampled=plan.model is not None
-    )
 
 
 def _check_prompt(plan: Plan) -> None:

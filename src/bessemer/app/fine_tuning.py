@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from bessemer.app import files, jobs
+from bessemer.app import audit, files, jobs
 from bessemer.app.adapters import NamedAdapter, find_served
 from bessemer.app.chat import no_such_model
 from bessemer.app.fine_tuning_method import Method
@@ -143,6 +143,9 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
     }
     with platform.db.write() as connection:
         connection.execute(fine_tuning_jobs.insert().values(row))
+        shown = ("model", "seed", "training_file", "validation_file", "fine_tuned_model")
+        facts = {"method": method.type} | {field: row[field] for field in shown}
+        audit.record(connection, principal, "fine_tuning_job.created", job_id, after=facts)
     return get(platform, principal, job_id)
 
 
@@ -204,7 +207,7 @@ def resume(platform: Platform, principal: Principal, job_id: str) -> Job:
     job = job_of(platform, _row(platform, principal, job_id))
     if job.status != "paused":
         raise InvalidInput(f"{job_id} is {job.status}; only a paused job is resumed")
-    _want(platform, job_id, "run")
+    _want(platform, principal, job, "run")
     assert job.run_id is not None
     with contextlib.suppress(Conflict):  # somebody else resumed it just now
         jobs.resume(platform, principal, job.run_id)
@@ -246,7 +249,11 @@ def delete_model(platform: Platform, principal: Principal, model: str) -> None:
                 param="model",
                 next_step="GET /v1/fine_tuning/jobs names the models that were",
             )
-        connection.execute(names.delete().where(mine, names.c.kind.in_(("model", "adapter"))))
+        there = mine & names.c.kind.in_(("model", "adapter"))
+        meant = sa.select(names.c.digest).where(there).order_by(names.c.id.desc()).limit(1)
+        before = {"digest": connection.execute(meant).scalar()}
+        connection.execute(names.delete().where(there))
+        audit.record(connection, principal, "model.deleted", model, before=before)
 
 
 def run_folder(platform: Platform, job: Job) -> RunFolder | None:
@@ -309,7 +316,7 @@ def _steer(
     job = job_of(platform, _row(platform, principal, job_id))
     if job.status in FINAL or (wanted == "pause" and job.status in ("paused", "validating_files")):
         raise InvalidInput(f"{job_id} is {job.status}; it cannot be {_PAST[wanted]}")
-    _want(platform, job_id, wanted)
+    _want(platform, principal, job, wanted)
     if job.run_id is not None and job.status in ("queued", "running"):
         deadline_s = time.monotonic() + wait_s
         # One that is over already, or starts for longer: the desk looks at both.
@@ -321,17 +328,18 @@ def _steer(
     return job_of(platform, _row(platform, principal, job_id))
 
 
-_PAST = {"pause": "paused", "cancel": "cancelled"}
+_PAST = {"pause": "paused", "cancel": "cancelled", "run": "resumed"}
 
 
-def _want(platform: Platform, job_id: str, wanted: Wanted) -> None:
-    still_open = fine_tuning_jobs.c.state.in_(("validating", "open"))
+def _want(platform: Platform, principal: Principal, job: Job, wanted: Wanted) -> None:
+    table = fine_tuning_jobs
+    changes = (table.c.id == job.id) & table.c.state.in_(("validating", "open"))
+    if wanted != "run":  # a run that was stopped by itself is resumed without a new wish
+        changes &= table.c.wanted != wanted
     with platform.db.write() as connection:
-        connection.execute(
-            fine_tuning_jobs.update()
-            .where(fine_tuning_jobs.c.id == job_id, still_open)
-            .values(wanted=wanted)
-        )
+        if connection.execute(table.update().where(changes).values(wanted=wanted)).rowcount:
+            action = f"fine_tuning_job.{_PAST[wanted]}"
+            audit.record(connection, principal, action, job.id, before={"status": job.status})
 
 
 def _row(platform: Platform, principal: Principal, job_id: str) -> sa.Row[Any]:

@@ -75,9 +75,11 @@ def check_new(known: Iterable[str], added: Sequence[Item]) -> None:
         taken.add(item["id"])
 
 
-def read_all(connection: sa.Connection, holder_id: str) -> list[Item]:
+def read_all(connection: sa.Connection, holder_id: str, side: Side | None = None) -> list[Item]:
     """All items of a holder, oldest first."""
     query = sa.select(items.c.item).where(items.c.holder_id == holder_id).order_by(items.c.id)
+    if side is not None:
+        query = query.where(items.c.side == side)
     return [msgspec.json.decode(text) for text in connection.execute(query).scalars()]
 
 

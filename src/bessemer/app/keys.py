@@ -37,6 +37,8 @@ Kind = Literal["project", "admin", "invite"]
 _INDEX_HEX = 16
 # When a key was last used is written down this often.
 _NOTE_USE_S = 60.0
+# A key of an archived project ended before all time.
+_ARCHIVED_S = 0.0
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,10 @@ class _Entry:
     why: str
     used_s: float = 0.0
 
+    @property
+    def is_of_archived_project(self) -> bool:
+        return self.ends_s == _ARCHIVED_S
+
 
 class KeyRing:
     """The valid keys in memory: hash -> principal, bound by the roles of the key's owner.
@@ -238,6 +244,7 @@ class KeyRing:
         self._platform = platform
         self._version: int | None = None
         self._entries: dict[str, _Entry] = {}
+        self._by_id: dict[str | None, _Entry] = {}
         self._noted_s = time.time()
         self.refresh()
 
@@ -253,6 +260,26 @@ class KeyRing:
         if entry.ends_s <= now_s:
             raise Unauthenticated(f"this API key {entry.why}", next_step="bessemer key create")
         entry.used_s = now_s
+        return entry.principal
+
+    def standing(self, principal: Principal) -> Principal:
+        """Who a principal is now, with the rights of its key today.
+
+        Without a key it is somebody at this machine, and stays who they are. What was asked for
+        before a key expired is still done.
+
+        Raises:
+            Unauthenticated: the key was revoked, its owner is gone, or its project is archived.
+        """
+        if principal.key_id is None:
+            return principal
+        entry = self._by_id.get(principal.key_id)
+        if entry is None or entry.is_of_archived_project:
+            why = "was revoked" if entry is None else entry.why
+            raise Unauthenticated(
+                f"the API key {principal.key_id}, in whose name this is done, {why}",
+                next_step="ask for it again with a key that is valid",
+            )
         return entry.principal
 
     def refresh(self) -> bool:
@@ -272,6 +299,7 @@ class KeyRing:
         before, self._entries = self._entries, {
             entry.secret_hash[:_INDEX_HEX]: entry for entry in entries if entry is not None
         }  # fmt: skip
+        self._by_id = {entry.principal.key_id: entry for entry in self._entries.values()}
         for index, entry in self._entries.items():
             if index in before:
                 entry.used_s = before[index].used_s
@@ -310,7 +338,7 @@ def _entry(row: sa.Row[Any], rights: Rights) -> _Entry | None:
     models = rights.models(row.project_id)
     principal = Principal(row.org_id, row.project_id, row.owner_id, scopes, row.id, models)
     if rights.is_archived(row.project_id):
-        return _Entry(row.secret_hash, principal, 0.0, "is of a project that is archived")
+        return _Entry(row.secret_hash, principal, _ARCHIVED_S, "is of a project that is archived")
     ends_s = math.inf if row.expires_ms is None else row.expires_ms / 1000
     return _Entry(row.secret_hash, principal, ends_s, "has expired")
 

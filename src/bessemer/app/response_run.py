@@ -16,6 +16,7 @@ import msgspec
 from bessemer.app import responses
 from bessemer.app.chat import Serving, respond
 from bessemer.app.items import Item, messages_of
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.app.prompt_size import PromptSize, prompt_size
@@ -37,6 +38,7 @@ async def create(
     principal: Principal,
     asked: Asked,
     meter: Meter | None = None,
+    latencies: Latencies | None = None,
 ) -> Response:
     """The whole response. One that fails is an error, and is not stored.
 
@@ -44,7 +46,7 @@ async def create(
         BessemerError: as `responses.prepare` and `chat.respond`.
     """
     prepared = await asyncio.to_thread(responses.prepare, platform, principal, asked)
-    run = Run(platform, serving, prepared, meter)
+    run = Run(platform, serving, prepared, meter, latencies)
     async with closing(run.pieces(whole=True)) as pieces:
         async for _ in pieces:
             pass
@@ -57,6 +59,7 @@ async def stream(
     principal: Principal,
     asked: Asked,
     meter: Meter | None = None,
+    latencies: Latencies | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """The response in pieces, the first of which comes with the first word.
 
@@ -64,7 +67,7 @@ async def stream(
         BessemerError: before the first piece; what goes wrong later ends the response as failed.
     """
     prepared = await asyncio.to_thread(responses.prepare, platform, principal, asked)
-    run, begun = Run(platform, serving, prepared, meter), False
+    run, begun = Run(platform, serving, prepared, meter, latencies), False
     try:
         async with closing(run.pieces(whole=False)) as pieces:
             async for piece in pieces:
@@ -96,11 +99,12 @@ class Run:
         serving: Serving,
         prepared: Prepared,
         meter: Meter | None = None,
+        latencies: Latencies | None = None,
     ) -> None:
         self.response = prepared.response
         self.told: list[Piece] | None = None  # what a stream has told, where it is to be stored
         self._platform, self._serving, self._prepared = platform, serving, prepared
-        self._meter = meter
+        self._meter, self._latencies = meter, latencies
         self._output = Output()
 
     async def pieces(self, *, whole: bool) -> AsyncGenerator[Piece, None]:
@@ -117,7 +121,7 @@ class Run:
         last: Delta | None = None
         reply = respond(
             self._serving, principal, asked.model, request,
-            whole=whole, meter=self._meter, kind="response",
+            whole=whole, meter=self._meter, kind="response", latencies=self._latencies,
         )  # fmt: skip
         async with closing(reply) as deltas:
             async for delta in deltas:

@@ -7,6 +7,7 @@ items. How an answer comes about is in `response_run`, what outlives its client 
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -188,6 +189,28 @@ def get(platform: Platform, principal: Principal, response_id: str) -> Response:
         return _record.decode(_find(connection, principal, response_id).record)
 
 
+def get_with_context(
+    platform: Platform, principal: Principal, response_id: str
+) -> tuple[Response, list[Item]]:
+    """One, and the items that it answers, oldest first: what it continued, and its own.
+
+    Raises:
+        NotFound: it is not there, or something that it continued is not any more.
+    """
+    conversations.require_reading(principal)
+    with platform.db.read() as connection:
+        response = _record.decode(_find(connection, principal, response_id).record)
+        own = items.read_all(connection, response_id, "input")
+        before: list[Item] = []
+        if response.previous_id is not None:
+            before = _chain(connection, principal, response.previous_id)
+        if response.conversation_id is not None:
+            conversations.find(connection, principal, response.conversation_id)
+            before = _until(items.read_all(connection, response.conversation_id), response, own)
+    dropped = set(response.dropped or ())
+    return response, [item for item in [*before, *own] if item["id"] not in dropped]
+
+
 def delete(platform: Platform, principal: Principal, response_id: str) -> None:
     """Forget it and its items. A conversation keeps what it got of them."""
     principal.require(CHAT_SCOPE)
@@ -260,6 +283,12 @@ def _chain(connection: sa.Connection, principal: Principal, last_id: str) -> lis
         links.append(items.read_all(connection, previous_id))
         previous_id = row.previous_id
     return [item for link in reversed(links) for item in link]
+
+
+def _until(said: Sequence[Item], response: Response, own: Sequence[Item]) -> list[Item]:
+    """What a conversation had before this response was added to it."""
+    added = {item["id"] for item in (*own, *response.output)}
+    return list(itertools.takewhile(lambda item: item["id"] not in added, said))
 
 
 def _check_continuable(response: Response) -> None:

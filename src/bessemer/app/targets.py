@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli_w
 
+from bessemer.app import audit
 from bessemer.app.models import list_models
 from bessemer.app.names import check_name
 from bessemer.app.platform import Platform
@@ -84,16 +85,25 @@ def add_target(platform: Platform, principal: Principal, name: str, target: Targ
             f"a model here is called {name!r}, and what has a name here is answered here",
             next_step="give the partner another name",
         )
-    _write(platform.home, read_targets(platform.home) | {name: target})
+    # The file last, while the lock of the trail's transaction keeps other writers away.
+    with platform.db.write() as connection:
+        known = read_targets(platform.home)
+        before = _table(known[name]) if name in known else None
+        if before == _table(target):
+            return
+        audit.record(connection, principal, "target.added", name, before, _table(target))
+        _write(platform.home, known | {name: target})
 
 
 def remove_target(platform: Platform, principal: Principal, name: str) -> None:
     """Raises NotFound: there is none of this name."""
     principal.require("models:write")
-    known = read_targets(platform.home)
-    if name not in known:
-        raise NotFound(f"there is no partner {name!r}; known: {', '.join(known) or 'none yet'}")
-    _write(platform.home, {other: known[other] for other in known if other != name})
+    with platform.db.write() as connection:
+        known = read_targets(platform.home)
+        if name not in known:
+            raise NotFound(f"there is no partner {name!r}; known: {', '.join(known) or 'none yet'}")
+        audit.record(connection, principal, "target.removed", name, before=_table(known[name]))
+        _write(platform.home, {other: known[other] for other in known if other != name})
 
 
 def _check(name: str, target: Target) -> None:

@@ -23,6 +23,7 @@ from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.files import sweep
 from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.keys import KeyRing
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.models import NamedModel
 from bessemer.app.permitted_serving import PermittedServing
@@ -110,10 +111,11 @@ class Service:
         here = PoolServing(platform, self._pool, self._recorder)
         # What a partner answers cannot be proved here.
         self._partners = None if deterministic else TargetServing(platform, here)
-        serving = PermittedServing(self._partners or here)
+        serving = PermittedServing(self._partners or here, self._keyring)
         self._meter = Meter.of(platform)
         self._evals = EvalRunner(platform, serving, meter=self._meter)
-        self._background = Background(platform, serving, self._meter)
+        latencies = Latencies()
+        self._background = Background(platform, serving, self._meter, latencies)
         keeper = Keeper(platform)
         answerer = GatewayAnswerer(platform, serving, keeper)
         self._batches = BatchRunner(platform, answerer, self._meter)
@@ -126,11 +128,16 @@ class Service:
             self._keyring,
             meter=self._meter,
             routes=resource_routes(
-                platform, serving=serving, meter=self._meter, background=self._background
+                platform,
+                serving=serving,
+                meter=self._meter,
+                background=self._background,
+                latencies=latencies,
             ),
             other=console,
             open_metrics=own,
             keeper=keeper,
+            latencies=latencies,
         )
 
         def when_started(url: str) -> None:

@@ -93,7 +93,9 @@ async def answer_whole(
     async with aclosing(interleave(replies)) as pieces:
         async for index, delta in pieces:
             choices[index].take(delta)
-    heading = Heading.new(shape.prefix, request_id, ask.model, replies[0].model_digest)
+    heading = Heading.new(
+        shape.prefix, request_id, ask.model, replies[0].model_digest, ask.functions
+    )
     usage = total_usage(choices, ask.candidates)
     best = best_of(choices, ask.n, ask.candidates)
     for choice in best:
@@ -161,8 +163,9 @@ async def _stream(
     lengths: dict[int, int] = {}
     async for index, delta in pieces:
         if heading is None:
+            digest = replies[index].model_digest
             heading = Heading.new(
-                shape.prefix, exchange.request_id, ask.model, replies[index].model_digest
+                shape.prefix, exchange.request_id, ask.model, digest, ask.functions
             )
             await exchange.open_events(limit_headers(replies[index].taken))
         if index not in lengths:

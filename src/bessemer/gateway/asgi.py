@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from bessemer.app.chat import MODELS_SCOPE, Serving
 from bessemer.app.embeddings import embed
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError
 from bessemer.gateway import catalog
@@ -74,6 +75,7 @@ def build(
     open_metrics: bool = False,
     keeper: Keeper | None = None,
     silence_s: float = SILENCE_S,
+    latencies: Latencies | None = None,
 ) -> ASGIApp:
     """The application.
 
@@ -86,8 +88,12 @@ def build(
         open_metrics: `/metrics` needs no key, since only this machine can ask.
         keeper: stores the chat completions that ask for it; without one that is refused.
         silence_s: how long the next bytes of a body are waited for.
+        latencies: where `routes` note how long their answers took, for `/metrics` to tell, too.
     """
-    return Gateway(serving, keyring, meter, Routes(routes), other, open_metrics, keeper, silence_s)
+    metrics = Metrics(latencies)
+    return Gateway(
+        serving, keyring, meter, Routes(routes), other, open_metrics, keeper, metrics, silence_s
+    )
 
 
 class Gateway:
@@ -102,13 +108,14 @@ class Gateway:
         other: ASGIApp | None,
         open_metrics: bool,
         keeper: Keeper | None,
+        metrics: Metrics,
         silence_s: float,
     ) -> None:
         self._silence_s = silence_s
         self._serving, self._keyring, self._other = serving, keyring, other
         self._meter, self._keeper = meter, keeper
         self._routes = routes
-        self._open_metrics, self._metrics = open_metrics, Metrics()
+        self._open_metrics, self._metrics = open_metrics, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (self._other is None or _is_ours(scope["path"])):

@@ -58,6 +58,7 @@ class AnswerMessage(msgspec.Struct):
     refusal: None = None
     annotations: tuple[()] = ()
     tool_calls: list[CallShape] | UnsetType = UNSET
+    function_call: FunctionShape | UnsetType = UNSET
 
 
 class AnswerChoice(msgspec.Struct):
@@ -83,6 +84,7 @@ class DeltaShape(msgspec.Struct, omit_defaults=True):
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
     tool_calls: list[CallPiece] | UnsetType = UNSET
+    function_call: FunctionShape | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):
@@ -118,9 +120,9 @@ class ChatShape:
             choices=[
                 AnswerChoice(
                     index=index,
-                    message=_message(choice),
+                    message=_message(choice, heading),
                     logprobs=_logprobs(choice.logprobs),
-                    finish_reason=choice.finish_reason,
+                    finish_reason=_end(choice.finish_reason, heading),
                 )
                 for index, choice in enumerate(choices)
             ],
@@ -141,24 +143,37 @@ class ChatShape:
             logprobs = _logprobs(delta.logprobs)
             yield _chunk(heading, [ChunkChoice(index, said, logprobs, None)], usage)
         for piece in delta.tool_calls:
-            called = DeltaShape(tool_calls=[_piece(piece)])
+            called = _called(piece, heading)
             yield _chunk(heading, [ChunkChoice(index, called, None, None)], usage)
         if delta.finish_reason:
-            over = ChunkChoice(index, DeltaShape(), None, delta.finish_reason)
+            over = ChunkChoice(index, DeltaShape(), None, _end(delta.finish_reason, heading))
             yield _chunk(heading, [over], usage)
 
     def usage_chunk(self, heading: Heading, usage: Usage) -> bytes:
         return _chunk(heading, (), UsageShape.of(usage))
 
 
-def _message(choice: Choice) -> AnswerMessage:
+def _end(reason: str | None, heading: Heading) -> str | None:
+    return "function_call" if heading.functions and reason == "tool_calls" else reason
+
+
+def _message(choice: Choice, heading: Heading) -> AnswerMessage:
     calls = [
         CallShape(call.id or "", FunctionShape(call.name or "", call.arguments))
         for call in choice.calls
     ]
     if not calls:
         return AnswerMessage(choice.text)
+    if heading.functions:
+        return AnswerMessage(choice.text or None, function_call=calls[0].function)
     return AnswerMessage(choice.text or None, tool_calls=calls)
+
+
+def _called(piece: ToolCallDelta, heading: Heading) -> DeltaShape:
+    call = _piece(piece)
+    if heading.functions:
+        return DeltaShape(function_call=call.function)
+    return DeltaShape(tool_calls=[call])
 
 
 def _piece(piece: ToolCallDelta) -> CallPiece:

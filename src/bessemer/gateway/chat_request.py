@@ -9,10 +9,11 @@ import msgspec
 from msgspec import Meta, Raw
 
 from bessemer.core.errors import InvalidInput
-from bessemer.core.protocols import ChatRequest, Message
+from bessemer.core.protocols import ChatRequest, Message, ToolChoice
 from bessemer.gateway.constraints import NOTHING, ResponseFormat, constraint_of
 from bessemer.gateway.decoding import decode
 from bessemer.gateway.failures import UnsupportedParameter
+from bessemer.gateway.functions import FunctionChoice, call_id, tool_choice_of, tools_of
 from bessemer.gateway.parameters import (
     Ask,
     Count,
@@ -22,8 +23,11 @@ from bessemer.gateway.parameters import (
     refuse_unless_neutral,
 )
 from bessemer.gateway.tools import (
+    Call,
+    Called,
     CallsField,
     Choice,
+    FunctionName,
     ToolChoiceField,
     ToolsField,
     check_results,
@@ -58,7 +62,7 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     annotations: Raw = NOTHING
     tool_calls: CallsField | None = None
     tool_call_id: str | None = None
-    function_call: Raw = NOTHING
+    function_call: Called | None = None
 
 
 class Prediction(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,6 +79,9 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     tools: ToolsField | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
+    # As tools were spelled once.
+    functions: ToolsField | None = None
+    function_call: FunctionChoice | None = None
     # They say who asks, and how to file it; they do not change an answer.
     store: bool | None = None
     metadata: Metadata | None = None
@@ -86,8 +93,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
     prediction: Prediction | None = None
     # They would change it.
     service_tier: str | None = None
-    functions: Raw = NOTHING
-    function_call: Raw = NOTHING
     modalities: Raw = NOTHING
     audio: Raw = NOTHING
     web_search_options: Raw = NOTHING
@@ -97,8 +102,6 @@ class ChatBody(Parameters, kw_only=True, forbid_unknown_fields=True):
 
 
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "functions": ([],),
-    "function_call": ("none",),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
@@ -112,7 +115,6 @@ _NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
     "refusal": (),
     "audio": (),
     "annotations": ([],),
-    "function_call": (),
 }
 
 
@@ -134,8 +136,7 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
     constraint = constraint_of(body.response_format, body.structured_outputs)
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
     check_results(messages)
-    tools = checked_tools(body.tools)
-    choice = choice_of(body.tool_choice, tools)
+    tools, choice = _tools(body)
     requests = [
         ChatRequest(
             request_id=f"{request_id}-{index}",
@@ -162,7 +163,27 @@ def parse_chat(raw: bytes, request_id: str) -> Ask:
         include_usage,
         candidates=n,
         storing=_storing(body, raw) if body.store else None,
+        functions=bool(body.functions),
     )
+
+
+def _tools(body: ChatBody) -> tuple[list[Message], ToolChoice]:
+    if body.functions and body.tools:
+        raise InvalidInput(
+            "'functions' and 'tools' cannot be used together.",
+            next_step="send them all as 'tools'",
+            param="functions",
+        )
+    if body.functions:
+        tools = tools_of(body.functions)
+        return tools, tool_choice_of(body.function_call, tools)
+    if body.function_call not in (None, "none"):
+        raise InvalidInput(
+            "'function_call' is only allowed when 'functions' are specified.",
+            param="function_call",
+        )
+    tools = checked_tools(body.tools)
+    return tools, choice_of(body.tool_choice, tools)
 
 
 def _storing(body: ChatBody, raw: bytes) -> Storing:
@@ -173,7 +194,9 @@ def _storing(body: ChatBody, raw: bytes) -> Storing:
 
 def _message(message: ChatMessage, place: str) -> Message:
     if message.role == "function":
-        raise UnsupportedParameter(f"{place}.role", "as 'function' is not supported; use 'tool'")
+        message = _tool_message(message, place)
+    if message.function_call is not None:
+        message = _with_call(message, place)
     try:
         refuse_unless_neutral(message, _NEUTRAL_MESSAGE)
     except UnsupportedParameter as fault:
@@ -185,6 +208,31 @@ def _message(message: ChatMessage, place: str) -> Message:
         **_calls(message, place),
         "content": _content(message, f"{place}.content"),
     }
+
+
+_name = msgspec.json.Decoder(FunctionName)
+
+
+def _tool_message(message: ChatMessage, place: str) -> ChatMessage:
+    """The result of a function, which it names, as that of a call."""
+    if not message.name:
+        raise InvalidInput(f"Missing required parameter: '{place}.name'.", param=f"{place}.name")
+    name = decode(_name, bytes(message.name))
+    replace = msgspec.structs.replace
+    return replace(message, role="tool", tool_call_id=call_id(name), name=NOTHING)
+
+
+def _with_call(message: ChatMessage, place: str) -> ChatMessage:
+    if message.role != "assistant" or message.tool_calls:
+        param = f"{place}.function_call"
+        raise InvalidInput(
+            f"'{param}' has its place in a message of the assistant without 'tool_calls'.",
+            param=param,
+        )
+    assert message.function_call is not None
+    called = message.function_call
+    call = Call(call_id(called.name), called)
+    return msgspec.structs.replace(message, tool_calls=[call], function_call=None)
 
 
 def _calls(message: ChatMessage, place: str) -> Message:
@@ -230,7 +278,7 @@ def _text(part: ContentPart, place: str) -> str:
 def _may_be_parallel(body: ChatBody) -> bool:
     """A function that was chosen by name is called once, as in OpenAI's API."""
     chosen = isinstance(body.tool_choice, Choice) and body.tool_choice.type == "function"
-    return body.parallel_tool_calls is not False and not chosen
+    return body.parallel_tool_calls is not False and not chosen and not body.functions
 
 
 def _max_tokens(body: ChatBody) -> int | None:

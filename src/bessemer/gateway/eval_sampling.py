@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from bessemer.app.eval_plans import SEED, EvalMessage, Plan, SampleWith
-from bessemer.app.eval_sources import FileContent, FileId, StoredCompletions, StoredResponses
+from bessemer.app.eval_sources import FileContent, FileId
+from bessemer.app.eval_stored import StoredCompletions, StoredResponses
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import Constraint, Message
 from bessemer.gateway.constraints import ResponseFormat, constraint_of
@@ -68,7 +69,7 @@ class Jsonl(_Shape, tag_field="type", tag="jsonl"):
 
 
 class Completions(_Shape, tag_field="type", tag="completions", kw_only=True):
-    """Sample as `/v1/chat/completions` would."""
+    """Sample as `/v1/chat/completions` would; without a model judge what was stored."""
 
     source: FileContent | FileId | StoredCompletions
     input_messages: Template | ItemReference | None = None
@@ -77,7 +78,7 @@ class Completions(_Shape, tag_field="type", tag="completions", kw_only=True):
 
 
 class Responses(_Shape, tag_field="type", tag="responses", kw_only=True):
-    """Sample as `/v1/responses` would."""
+    """Sample as `/v1/responses` would; without a model judge what was stored."""
 
     source: FileContent | FileId | StoredResponses
     input_messages: Template | ItemReference | None = None
@@ -100,6 +101,9 @@ def plan_of(sent: DataSource) -> Asked:
     if isinstance(sent, Jsonl):
         return Asked(Plan(source=sent.source), sent)
     if sent.model is None:
+        stored = isinstance(sent.source, StoredCompletions | StoredResponses)
+        if stored and sent.input_messages is None and sent.sampling_params is None:
+            return Asked(Plan(source=sent.source), sent)
         raise InvalidInput(
             f"Missing required parameter: '{PLACE}.model'.",
             next_step="to judge samples that are there, use the data source 'jsonl'",

@@ -50,9 +50,9 @@ class Sample(NamedTuple):
 class Metrics:
     """What the gateway counts. Lives on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, latencies: Latencies | None = None) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.latencies = Latencies()
+        self.latencies = latencies or Latencies()
 
     def count(self, route: str, status: int | None) -> None:
         """An answer has ended; `status` None if none was begun."""

@@ -132,7 +132,8 @@ class Ask(NamedTuple):
 
     The first `candidates` requests share the first prompt, the next the second, and so on. Of each
     prompt's candidates the `n` with the highest log-probability per token are the answer;
-    `says_logprobs` is whether it tells of them. With `storing` the answer is stored.
+    `says_logprobs` is whether it tells of them. With `storing` the answer is stored; with
+    `functions` its call is told in the form that calls had before there were tools.
     """
 
     model: str
@@ -143,6 +144,7 @@ class Ask(NamedTuple):
     candidates: int
     says_logprobs: bool = True
     storing: Storing | None = None
+    functions: bool = False
 
 
 _any = msgspec.json.Decoder(Any)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bessemer.app.background import Background
 from bessemer.app.chat import Serving
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.gateway import (
@@ -40,15 +41,20 @@ def resource_routes(
     serving: Serving | None = None,
     meter: Meter | None = None,
     background: Background | None = None,
+    latencies: Latencies | None = None,
 ) -> list[Route]:
-    """The routes; those that ask models do so through `serving`, and `meter` counts it."""
+    """The routes; those that ask models do so through `serving`, and `meter` counts it.
+
+    Args:
+        latencies: where responses note how long they took, as `asgi.build` is given them.
+    """
     return [
         *files.routes(platform),
         *uploads.routes(platform),
         *batches.routes(platform),
         *feedback.routes(platform),
         *stored_completions.routes(platform),
-        *responses.routes(platform, serving, background, meter),
+        *responses.routes(platform, serving, background, meter, latencies),
         *conversations.routes(platform),
         *fine_tuning.routes(platform),
         *graders.routes(serving, meter),

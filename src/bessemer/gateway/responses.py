@@ -11,6 +11,7 @@ import msgspec
 from bessemer.app import response_run, responses
 from bessemer.app.background import Background
 from bessemer.app.chat import CHAT_SCOPE, Serving
+from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.app.responses import Piece, Response
@@ -30,10 +31,11 @@ def routes(
     serving: Serving | None,
     background: Background | None,
     meter: Meter | None = None,
+    latencies: Latencies | None = None,
 ) -> list[Route]:
     """Without a `serving` they can only be looked at."""
     here = cast(Serving, serving)
-    running = background or Background(platform, here, meter)
+    running = background or Background(platform, here, meter, latencies)
 
     async def create(call: Call) -> None:
         """Answer an input, whole, streamed or in the background."""
@@ -48,12 +50,14 @@ def routes(
             else:
                 await _reply(call, launched)
         elif asked.stream:
-            pieces = response_run.stream(platform, here, call.principal, asked, meter)
+            pieces = response_run.stream(platform, here, call.principal, asked, meter, latencies)
             await exchange.while_connected(_tell(exchange, pieces))
         else:
 
             async def answer() -> None:
-                made = await response_run.create(platform, here, call.principal, asked, meter)
+                made = await response_run.create(
+                    platform, here, call.principal, asked, meter, latencies
+                )
                 await _reply(call, made)
 
             await exchange.while_connected(answer())

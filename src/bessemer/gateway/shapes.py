@@ -66,19 +66,22 @@ def _prompt_token(token: PromptToken) -> dict[str, PromptLogprobShape] | None:
 class Heading(msgspec.Struct, frozen=True):
     """What every piece of one answer says again.
 
-    `fingerprint` names the exact bytes that answered.
+    `fingerprint` names the exact bytes that answered; `functions` as `parameters.Ask` has it.
     """
 
     id: str
     created: int
     model: str
     fingerprint: str | msgspec.UnsetType
+    functions: bool = False
 
     @classmethod
-    def new(cls, prefix: str, request_id: str, model: str, digest: str | None) -> Heading:
+    def new(
+        cls, prefix: str, request_id: str, model: str, digest: str | None, functions: bool = False
+    ) -> Heading:
         """The answer's id ends like the request's, so that either of them finds the other."""
         name = f"{prefix}-{request_id.rpartition('_')[2]}"
-        return cls(name, int(time.time()), model, fingerprint_of(digest))
+        return cls(name, int(time.time()), model, fingerprint_of(digest), functions)
 
 
 class Shape(Protocol):

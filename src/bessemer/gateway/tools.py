@@ -82,15 +82,15 @@ ToolsField = Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)]
 CallsField = Annotated[list[Call], Meta(max_length=MAX_CALLS)]
 
 
-def checked_tools(sent: Sequence[dict[str, Any]] | None) -> list[Message]:
+def checked_tools(sent: Sequence[dict[str, Any]] | None, param: str = "tools") -> list[Message]:
     """The tools just as they were sent: prompts show them, and training does the same.
 
     Raises:
         InvalidInput: a tool is not a function with a JSON Schema, or two have one name.
     """
     names = set[str]()
-    for place, tool in enumerate(convert(list(sent or ()), list[Tool], "tools")):
-        where = f"tools[{place}]"
+    for place, tool in enumerate(convert(list(sent or ()), list[Tool], param)):
+        where = f"{param}[{place}]"
         if tool.type != "function" or tool.custom is not None:
             why = f"as {tool.type[:50]!r} is not supported: only functions are"
             raise UnsupportedParameter(f"{where}.type", why)
