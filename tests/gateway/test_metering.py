@@ -146,17 +146,20 @@ def test_two_servers_on_one_database_pass_50_of_200_together(platform: Platform)
     """Each with connections and a ledger of its own, as two machines have on PostgreSQL."""
     set_budget(platform.db, PAYER, "project", "month", 50 * 3)
 
-    async def one(url: str) -> bool:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
-            try:
-                await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=3)  # type: ignore[arg-type]
-            except openai.RateLimitError as fault:
-                assert fault.code == "insufficient_quota"
-                return False
-            return True
+    async def one(client: openai.AsyncOpenAI) -> bool:
+        try:
+            await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=3)  # type: ignore[arg-type]
+        except openai.RateLimitError as fault:
+            assert fault.code == "insufficient_quota"
+            return False
+        return True
 
     async def all_of_them(urls: list[str]) -> int:
-        return sum(await asyncio.gather(*(one(urls[number % 2]) for number in range(200))))
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) for url in urls]
+            for client in clients:
+                stack.push_async_callback(client.close)
+            return sum(await asyncio.gather(*(one(clients[n % 2]) for n in range(200))))
 
     with contextlib.ExitStack() as stack:
         urls = []
