@@ -48,7 +48,8 @@ def pages_of(context: BrowserContext, login_url: str, question: str) -> list[tup
     root = f"{parts.scheme}://{parts.netloc}"
     page = context.new_page()
     found = [("chat-empty", f"{root}/chat"), ("chat", ask(page, root, question))]
-    found.append(("runs", f"{root}/runs"))
+    found += [(name, f"{root}/{name}") for name in ("runs", "projects", "usage", "audit")]
+    found.append(("project", f"{root}/projects/project_default"))
     page.goto(f"{root}/runs")
     seen: set[str] = set()
     for row in page.locator(".run-row").all():

@@ -7,9 +7,13 @@ from typing import Literal
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from bessemer.app import members, people, project_keys, projects, service_accounts, spending
+from bessemer.app.keys import SCOPES
+from bessemer.app.platform import Platform
 from bessemer.console.sessions import Sessions, token_folder
 from tests.browser.chromium import NARROW, WIDE, Watch
 from tests.browser.site import Site
+from tests.console.test_usage import lively
 from tests.console.told_runs import ToldRun, eval_run, found, train_run
 
 pytestmark = pytest.mark.browser
@@ -29,7 +33,26 @@ def addresses(site: Site) -> list[str]:
     measured = eval_run(site.platform)
     measured.report(found(["A sentence with a " + "long" * 60 + " word."]))
     measured.finish()
-    return ["/chat", "/runs", train.path, failed.path, measured.path, "/nowhere"]
+    runs = ["/runs", train.path, failed.path, measured.path]
+    return ["/chat", *runs, *organization(site.platform), "/nowhere"]
+
+
+def organization(platform: Platform) -> list[str]:
+    """Names that are long, and everything of which there can be some."""
+    me = platform.local_principal()
+    lively(platform)
+    other = projects.create(platform, me, LONG * 2)
+    person = people.add(platform, me, f"{LONG[:60]}@{LONG}.example", "member", LONG)
+    members.add(platform, me, other.id, person.id, "reader")
+    service_accounts.create(platform, me, other.id, LONG)
+    project_keys.create(platform, me, other.id, LONG, [scope for scope in SCOPES if scope != "*"])
+    spending.set_budget(platform, me, "org", "month", 12_345_678_901_234)
+    return ["/projects", f"/projects/{other.id}", "/usage", "/usage?days=90&by=key", "/audit"]
+
+
+def unfold(page: Page) -> None:
+    """Open everything that a click would open."""
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
 
 def overflow(page: Page) -> int:
@@ -85,6 +108,8 @@ def test_no_page_scrolls_sideways(
             page.set_viewport_size(size)
             page.goto(site.url + address)
             assert overflow(page) <= 0, f"{address} at {size['width']} px"
+            unfold(page)
+            assert overflow(page) <= 0, f"{address} at {size['width']} px, unfolded"
 
 
 def test_a_long_answer_fits_a_telephone(page: Page, site: Site) -> None:
@@ -117,6 +142,7 @@ def test_every_control_has_a_name(page: Page, site: Site, watch: Watch) -> None:
         page.goto(site.url + address)
         nameless = page.evaluate(
             """() => [...document.querySelectorAll("a, button, input, select, textarea")]
+              .filter((one) => one.type !== "hidden")
               .filter((one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length))
               .map((one) => one.outerHTML)"""
         )
@@ -143,6 +169,7 @@ def test_text_stands_out_from_its_ground(
     page.emulate_media(color_scheme=scheme)
     for address in addresses(site):
         page.goto(site.url + address)
+        unfold(page)
         faint = page.evaluate(CONTRAST)
         assert faint == [], f"{address}: {faint}"
 

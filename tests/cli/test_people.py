@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+from bessemer.console.sessions import Sessions, token_folder
+from bessemer.core.home import Home
 from tests.cli.calling import say
 
 
@@ -47,3 +51,27 @@ def test_an_admin_key_and_an_invite_are_shown_once() -> None:
     assert "not shown again" in token.err
     assert say("people", "remove", "owner@localhost").status == 1
     assert say("people", "add", "ada@example.org", "--role", "king").status == 1
+
+
+def test_the_trail_of_some_days() -> None:
+    say("project", "create", "research")
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    assert len(say("audit", "--since", today, "--until", today, "--json").json) == 1
+    assert say("audit", "--until", "2001-01-01", "--json").json == []
+    assert say("audit", "--since", "2999-01-01", "--json").json == []
+    assert say("audit", "--since", "yesterday").status == 2
+
+
+def test_an_address_for_somebody_lets_in_nobody_else() -> None:
+    ada = say("people", "add", "ada@example.org", "--json").json
+    home = Home.find()
+    with home.lock():
+        home.note_holder(url="http://127.0.0.1:8000")
+        url = say("login", "--as", "ada@example.org").out.strip()
+        own = say("login").out.strip()
+        assert "no user" in say("login", "--as", "eve@example.org").err
+    sessions = Sessions(token_folder(home))
+    session = sessions.find(sessions.redeem(url.partition("token=")[2]))
+    assert session is not None and session.person_id == ada["id"]
+    session = sessions.find(sessions.redeem(own.partition("token=")[2]))
+    assert session is not None and session.person_id is None

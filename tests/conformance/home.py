@@ -27,6 +27,7 @@ currency = "usd"
 model = "*"
 prompt = 0
 completion = {CENTS_A_TOKEN}0_000_000_000
+training = 0
 """
 
 

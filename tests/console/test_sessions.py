@@ -92,6 +92,18 @@ def test_closing_one_session_leaves_the_other(folder: Path) -> None:
     assert sessions.is_open(two)
 
 
+def test_a_session_is_of_whom_its_token_was_for(folder: Path) -> None:
+    sessions = Sessions(folder)
+    secret = sessions.redeem(offer_token(folder, "user_ada"))
+    found = sessions.find(secret)
+    assert found is not None and (found.person_id, found.project_id) == ("user_ada", None)
+    sessions.work_in(secret, "proj_1")
+    found = sessions.find(secret)
+    assert found is not None and found.project_id == "proj_1"
+    sessions.work_in("nobody's", "proj_1")
+    assert sessions.find("nobody's") is None
+
+
 def test_nobody_without_a_secret_is_in(folder: Path) -> None:
     sessions = Sessions(folder)
     assert not sessions.is_open(None)

@@ -93,6 +93,7 @@ __all__ = [
     "second_try",
     "seen",
     "service_accounts",
+    "signing_in",
     "spend_alerts",
     "spending",
     "stored_completions",

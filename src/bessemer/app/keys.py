@@ -25,6 +25,7 @@ from bessemer.core.errors import InvalidInput, NotFound, PermissionDenied, Unaut
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 
+SCOPES = secrets.SCOPES  # all that there are, with what each lets one do
 DEFAULT_SCOPES = ("chat", "models:read")
 MAX_NAME = 200
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from bessemer.cli.output import json_option, print_json, print_rows
+
+_DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
@@ -17,6 +20,8 @@ from bessemer.cli.output import json_option, print_json, print_rows
 @click.option("--target", multiple=True, help="Only what was done to this id or name.")
 @click.option("--project", multiple=True, help="Only in the project with this id.")
 @click.option("--actor", multiple=True, help="Only by this person's or key's id, or e-mail.")
+@click.option("--since", type=_DAY, help="Not before this day (UTC): 2026-11-27.")
+@click.option("--until", type=_DAY, help="Not after this day (UTC).")
 @click.option("--limit", default=50, show_default=True, help="At most so many.")
 @json_option
 def command(
@@ -24,6 +29,8 @@ def command(
     target: tuple[str, ...],
     project: tuple[str, ...],
     actor: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -46,6 +53,8 @@ def command(
         project_ids=project,
         emails=[one for one in actor if "@" in one],
         actor_ids=[one for one in actor if "@" not in one],
+        gte=None if since is None else _unix_s(since),
+        lt=None if until is None else _unix_s(until + timedelta(days=1)),
     )
     with Platform.open() as platform:
         me = platform.local_principal()
@@ -66,6 +75,10 @@ def command(
     print_rows(("WHEN", "WHO", "WHAT", "TO", "BEFORE -> AFTER"), rows, "no changes yet")
     if has_more:
         click.echo(f"there are more than {limit}; ask for them with --limit", err=True)
+
+
+def _unix_s(day: datetime) -> int:
+    return int(day.replace(tzinfo=UTC).timestamp())
 
 
 def _short(facts: Mapping[str, Any] | None) -> str:

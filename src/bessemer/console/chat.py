@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
-from bessemer.app.chat import Reply, ServedModel, Serving, list_models, respond
+from bessemer.app.chat import CHAT_SCOPE, Reply, ServedModel, Serving, list_models, respond
 from bessemer.app.metering import Meter
+from bessemer.console.asker import asker
 from bessemer.console.rendering import page
 from bessemer.core.errors import BessemerError, InvalidInput, PayloadTooLarge
 from bessemer.core.ids import new_id
@@ -52,29 +53,31 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatPages:
-    """The chat's routes over one `Serving`, for one principal."""
+    """The chat's routes over one `Serving`."""
 
-    def __init__(self, serving: Serving, principal: Principal, meter: Meter | None = None) -> None:
+    def __init__(self, serving: Serving, meter: Meter | None = None) -> None:
         self._serving, self._meter = serving, meter
-        self._principal = principal
 
     def show(self, request: Request) -> Response:
-        return page(request, "chat.html", models=self._models(), examples=EXAMPLES)
+        asker(request).require(CHAT_SCOPE)
+        models = self._models(asker(request))
+        return page(request, "chat.html", models=models, examples=EXAMPLES)
 
-    def models(self, _request: Request) -> Response:
+    def models(self, request: Request) -> Response:
         """Who can be asked now, and whether it is loaded."""
-        rows = [{"name": model.id, "state": model.state} for model in self._models()]
+        found = self._models(asker(request))
+        rows = [{"name": model.id, "state": model.state} for model in found]
         return JSONResponse({"models": rows})
 
     async def answer(self, request: Request) -> Response:
         """Stream one answer. Faults of the question are 400; later ones are a line."""
         question = _question(await _body(request))
         asked = _chat_request(question)
-        reply = respond(self._serving, self._principal, question.model, asked, meter=self._meter)
+        reply = respond(self._serving, asker(request), question.model, asked, meter=self._meter)
         return LineStream(_lines(reply), media_type="application/x-ndjson")
 
-    def _models(self) -> list[ServedModel]:
-        return list_models(self._serving, self._principal)
+    def _models(self, principal: Principal) -> list[ServedModel]:
+        return list_models(self._serving, principal)
 
 
 class LineStream(StreamingResponse):

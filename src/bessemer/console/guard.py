@@ -2,21 +2,26 @@
 
 Host must be a name of this machine or a configured one, which defeats DNS rebinding. Origin, where
 a browser sends one with a change, must be the page's own, which with the SameSite=Strict cookie
-covers cross-site forgery. A plain ASGI wrapper, so that a stream still ends when its reader goes.
+covers cross-site forgery. Who the session is of, with the rights of their roles, goes along with
+the request (`asker`). A plain ASGI wrapper, so that a stream still ends when its reader goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bessemer.app.signing_in import SignedIn
+from bessemer.console.asker import remember
 from bessemer.console.rendering import page
-from bessemer.console.sessions import Sessions
+from bessemer.console.sessions import Session, Sessions
+from bessemer.core.errors import Unauthenticated
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -39,17 +44,27 @@ class Guard:
     """Lets a request through to `app`, or answers it with what to do instead.
 
     Args:
+        who: the person of a session; raises Unauthenticated where its person is gone. Called in
+            a worker thread.
         hosts: `host` or `host:port` names besides the local ones under which the server is known.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions, hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sessions: Sessions,
+        who: Callable[[Session], SignedIn],
+        hosts: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._sessions = sessions
+        self._who = who
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            answer = self._refusal(Request(scope)) or self._app
+            request = Request(scope)
+            answer = self._refusal(request) or await self._unknown(request) or self._app
             await answer(scope, receive, _with_headers(scope, send))
         elif scope["type"] == "lifespan":
             await self._app(scope, receive, send)
@@ -64,8 +79,19 @@ class Guard:
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host
         if foreign and request.method not in SAFE_METHODS:
             return _refuse(request, 403, f"a page of {origin} may not change anything here")
-        if is_open_path(request) or self._sessions.is_open(request.cookies.get(cookie(request))):
+        return None
+
+    async def _unknown(self, request: Request) -> Response | None:
+        """Ask for a login, unless somebody is logged in or the path needs nobody."""
+        if is_open_path(request):
             return None
+        session = self._sessions.find(request.cookies.get(cookie(request)))
+        if session is not None:
+            try:
+                remember(request, await run_in_threadpool(self._who, session))
+                return None
+            except Unauthenticated:
+                self._sessions.close(request.cookies.get(cookie(request)))
         if wants_json(request):
             return _refuse(request, 401, "this session has ended")
         return page(request, "login.html", status=401)

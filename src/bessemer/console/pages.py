@@ -7,7 +7,7 @@
     app = gateway.asgi.build(serving, keyring, other=console)
     print(login_url("http://127.0.0.1:8000", token_folder(platform.home)))
 
-Nothing here decides anything: pages ask `app` as the person at this machine.
+Nothing here decides anything: pages ask `app` as the person who is logged in (`asker`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ from starlette.types import ASGIApp
 from bessemer.app.chat import Serving
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
+from bessemer.app.signing_in import SignedIn, signed_in
+from bessemer.console.asker import signed_in_if_any
+from bessemer.console.audit import AuditPages
 from bessemer.console.chat import ChatPages, as_json
 from bessemer.console.guard import Guard, cookie, wants_json
+from bessemer.console.navigation import tabs_of
+from bessemer.console.projects import ProjectPages
 from bessemer.console.rendering import HERE, page
 from bessemer.console.runs import RunPages
-from bessemer.console.sessions import SESSION_LIFE_S, Sessions
-from bessemer.core.errors import BessemerError
+from bessemer.console.sessions import SESSION_LIFE_S, Session, Sessions
+from bessemer.console.usage import UsagePages
+from bessemer.core.errors import BessemerError, PermissionDenied
 
 
 def build(
@@ -50,9 +56,8 @@ def build(
             browser may reach this server. Any other Host header is refused.
         meter: counts and charges what is asked on the chat page.
     """
-    principal = platform.local_principal()
-    chat = ChatPages(serving, principal, meter)
-    runs = RunPages(platform, principal)
+    chat = ChatPages(serving, meter)
+    runs = RunPages(platform)
     door = Door(sessions)
     routes = [
         Route("/", home),
@@ -66,6 +71,9 @@ def build(
         Route("/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),
         Route("/runs/{run_id}/resume", runs.resume, methods=["POST"]),
         Route("/console/runs/{run_id}/curves", runs.curves),
+        *ProjectPages(platform, sessions).routes(),
+        *UsagePages(platform, meter).routes(),
+        *AuditPages(platform).routes(),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     faults = {
@@ -73,11 +81,18 @@ def build(
         HTTPException: show_http_fault,
         Exception: show_crash,
     }
-    return Guard(Starlette(routes=routes, exception_handlers=faults), sessions, hosts)
+
+    def who(session: Session) -> SignedIn:
+        return signed_in(platform, session.person_id, session.project_id)
+
+    return Guard(Starlette(routes=routes, exception_handlers=faults), sessions, who, hosts)
 
 
-def home(_request: Request) -> Response:
-    return RedirectResponse("/chat", status_code=303)
+def home(request: Request) -> Response:
+    """The first page that the person may read."""
+    who = signed_in_if_any(request)
+    tabs = tabs_of(None if who is None else who.principal)
+    return RedirectResponse(tabs[0].path if tabs else "/chat", status_code=303)
 
 
 class Door:
@@ -118,6 +133,9 @@ async def show_fault(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, BessemerError)
     if wants_json(request):
         return JSONResponse({"error": as_json(fault)}, status_code=fault.status)
+    if isinstance(fault, PermissionDenied):
+        # Its own next step is for keys; here it is the person's roles.
+        fault.next_step = "an owner gives roles: bessemer people role --help"
     return page(
         request,
         "error.html",

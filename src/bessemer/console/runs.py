@@ -14,25 +14,24 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from bessemer.app import jobs
 from bessemer.app.jobs import Run
 from bessemer.app.platform import Platform
+from bessemer.console.asker import asker
 from bessemer.console.rendering import page
 from bessemer.console.run_view import RunView
 from bessemer.console.story import Story, curves
 from bessemer.core.errors import InvalidInput
-from bessemer.core.principal import Principal
 
 LISTED = 100
 
 
 class RunPages:
-    """The routes of runs over one platform, for one principal. All are for worker threads."""
+    """The routes of runs over one platform. All are for worker threads."""
 
-    def __init__(self, platform: Platform, principal: Principal) -> None:
+    def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._principal = principal
         self._stories: dict[str, tuple[int, Story]] = {}
 
     def index(self, request: Request) -> Response:
-        found = jobs.list_runs(self._platform, self._principal, limit=LISTED)
+        found = jobs.list_runs(self._platform, asker(request), limit=LISTED)
         return page(request, "runs.html", rows=[self._view(run) for run in found], limit=LISTED)
 
     def show(self, request: Request) -> Response:
@@ -55,11 +54,11 @@ class RunPages:
         return self._act(request, jobs.resume, "resume")
 
     def _act(self, request: Request, use_case: Callable[..., Run], word: str) -> Response:
-        run = use_case(self._platform, self._principal, request.path_params["run_id"])
+        run = use_case(self._platform, asker(request), request.path_params["run_id"])
         return RedirectResponse(f"/runs/{run.id}?asked={word}", status_code=303)
 
     def _get(self, request: Request) -> Run:
-        return jobs.get_run(self._platform, self._principal, request.path_params["run_id"])
+        return jobs.get_run(self._platform, asker(request), request.path_params["run_id"])
 
     def _view(self, run: Run) -> RunView:
         return RunView(run, self._story(run))

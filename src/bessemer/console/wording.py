@@ -84,6 +84,15 @@ def moment(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def day(unix_s: float) -> str:
+    """The day in UTC.
+
+    >>> day(0)
+    '1970-01-01'
+    """
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
+
+
 def short_digest(digest: object) -> str:
     """
     >>> short_digest("sha256:" + "ab" * 32)

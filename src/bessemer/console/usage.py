@@ -1,0 +1,110 @@
+"""The page of usage and cost: by day, model, project, key and person, and what budgets leave."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import cast
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from bessemer.app import people, project_keys, projects, spending, usage
+from bessemer.app.metering import Meter
+from bessemer.app.paging import PageRequest
+from bessemer.app.platform import Platform
+from bessemer.console.asker import asker
+from bessemer.console.forms import Form, posted
+from bessemer.console.rendering import page
+from bessemer.console.usage_view import (
+    GROUPS,
+    MEASURES,
+    SPANS,
+    Asked,
+    Group,
+    Left,
+    UsageView,
+    calls_of,
+    query_of,
+)
+from bessemer.core.errors import InvalidInput
+from bessemer.core.principal import Principal
+
+_MANY = PageRequest(limit=1000)
+
+
+class UsagePages:
+    """The routes of usage over one platform. All are for worker threads."""
+
+    def __init__(self, platform: Platform, meter: Meter | None = None) -> None:
+        self._platform, self._meter = platform, meter
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/usage", self.show),
+            Route("/usage/budgets", posted(self.set_budget), methods=["POST"]),
+        ]
+
+    def show(self, request: Request) -> Response:
+        me, asked = asker(request), Asked.of(request.query_params)
+        query = query_of(asked, me.org_id)
+        found = usage.read_usage(self._platform, me, query)
+        budgets = self._budgets(me)
+        return page(
+            request,
+            "usage.html",
+            calls=calls_of(asked, query.start_ms),
+            view=UsageView(asked, found, self._names(me, asked.by)),
+            budgets=budgets,
+            group=GROUPS[asked.by],
+            spans=[(days, f"{days} days") for days in SPANS],
+            groups=[(group, f"by {name}") for group, name in GROUPS.items()],
+            measures=[(measure, measure) for measure in MEASURES],
+        )
+
+    def set_budget(self, request: Request, form: Form) -> Response:
+        """Set one, or lift it where no amount is given."""
+        scope, period = form.text("scope"), form.text("period")
+        limit_micro = micro_units(form.text("amount")) if "amount" in form else None
+        spending.set_budget(
+            self._platform,
+            asker(request),
+            cast("spending.Scope", scope),  # which the use case checks
+            cast("spending.Period", period),
+            limit_micro,
+        )
+        return RedirectResponse("/usage#budgets", status_code=303)
+
+    def _budgets(self, me: Principal) -> list[Left] | None:
+        """None for who may not read them."""
+        if not me.holds(spending.READ_SCOPE):
+            return None
+        return [Left(budget) for budget in spending.list_budgets(self._platform, me)]
+
+    def _names(self, me: Principal, by: Group) -> dict[str, str]:
+        if by == "project":
+            found, _ = projects.list_projects(self._platform, me, _MANY, archived=True)
+            return {project.id: project.name for project in found}
+        if by == "user":
+            everybody, _ = people.list_people(self._platform, me, _MANY)
+            return {person.id: person.email for person in everybody}
+        if by == "key" and me.holds(project_keys.READ_SCOPE):
+            owned, _ = project_keys.list_keys(self._platform, me, me.project_id, _MANY)
+            return {one.key.id: f"{one.key.name} ({one.key.hint})" for one in owned}
+        return {}
+
+
+def micro_units(text: str) -> int:
+    """Whole micro-units, from an amount like 12.50; never through a float.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        micro = Decimal(text) * 1_000_000
+        exact = micro.is_finite() and micro >= 0 and micro == micro.to_integral_value()
+    except InvalidOperation:
+        exact = False
+    if not exact:
+        raise InvalidInput(f"{text[:40]!r} is not an amount; write 25 or 12.50", param="amount")
+    return int(micro)
