@@ -185,7 +185,7 @@ def test_the_real_command_runs_the_real_kinds(platform: Platform, owner: Princip
     run = submit(platform, owner, "bake")
     child = jobs.start_detached(platform, run)
     assert child is not None and child.wait(60) == 1
-    assert "known: train, eval" in run.log.read_text()
+    assert "known: train, plan, eval" in run.log.read_text()
     assert state(platform, owner, run) == "failed"
 
 

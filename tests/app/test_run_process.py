@@ -46,6 +46,7 @@ def test_a_run_that_fails_says_why_and_what_to_do(tmp_path: Path) -> None:
     last = run.last("state")
     assert last is not None
     assert last["error"] == {
+        "code": "run_failed",
         "message": "the loss is NaN at step 7",
         "next_step": "lower the rate",
     }
@@ -104,7 +105,7 @@ def test_a_kind_nobody_knows_fails_with_the_known_ones(tmp_path: Path) -> None:
     assert main(run.path) == 1
     last = run.last("state")
     assert last is not None
-    assert last["error"]["message"] == "cannot run a plan of kind 'bake'; known: train, eval"
+    assert last["error"]["message"] == "cannot run a plan of kind 'bake'; known: train, plan, eval"
 
 
 def test_signals_are_as_before_when_main_returns(tmp_path: Path) -> None:

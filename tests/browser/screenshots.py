@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, Page
 from tests.browser.chromium import NARROW, WIDE, find_chromium, launched
 
 QUESTION = "What does the Python function textwrap.shorten do?"
+LISTS = {"files": "/files", "fine-tuning": "/fine-tuning", "evals": "/evals"}
 ANSWER_WAIT_MS = 120_000
 
 
@@ -60,6 +61,13 @@ def pages_of(context: BrowserContext, login_url: str, question: str) -> list[tup
             seen.add(f"{kind}-{state}")
             address = row.locator("a").get_attribute("href")
             found.append((f"run-{kind}-{state}", f"{root}{address}"))
+    for name, listed in LISTS.items():
+        found.append((name, f"{root}{listed}"))
+        page.goto(f"{root}{listed}")
+        newest = page.locator(".row-name a, .run-name a").first
+        if newest.count():
+            address = f"{root}{newest.get_attribute('href')}"
+            found.append((f"{name}-newest", address))
     page.close()
     return found
 

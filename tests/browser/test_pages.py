@@ -13,7 +13,9 @@ from bessemer.app.platform import Platform
 from bessemer.console.sessions import Sessions, token_folder
 from tests.browser.chromium import NARROW, WIDE, Watch
 from tests.browser.site import Site
+from tests.console.test_evals import E, F, P, define, told_run
 from tests.console.test_usage import lively
+from tests.console.told_jobs import CHAT, ToldJob, a_file
 from tests.console.told_runs import ToldRun, eval_run, found, train_run
 
 pytestmark = pytest.mark.browser
@@ -34,7 +36,29 @@ def addresses(site: Site) -> list[str]:
     measured.report(found(["A sentence with a " + "long" * 60 + " word."]))
     measured.finish()
     runs = ["/runs", train.path, failed.path, measured.path]
-    return ["/chat", *runs, *organization(site.platform), "/nowhere"]
+    return ["/chat", *runs, *objects(site), *organization(site.platform), "/nowhere"]
+
+
+def objects(site: Site) -> list[str]:
+    """The pages of files, jobs and evals, with names and texts that are hard to fit."""
+    file_id = a_file(site.platform, CHAT, {LONG: "x" * 400}, "y" * 300, name=f"{LONG}.jsonl")
+    job = ToldJob(site.platform, suffix=LONG[:64], training_file=file_id)
+    job.begin().teach(range(1, 30), 49)
+    job.keep(16, train_loss=1.5)
+    broken = ToldJob(site.platform)
+    error = {"code": "x", "message": "/a/path/" * 60, "param": "training_file"}
+    broken.end("failed", error)
+    definition = define(site.platform, LONG)
+    first, second = (
+        told_run(site.platform, definition, f"{LONG}-{n}", [P, F, E][n:], answer="z" * 300)
+        for n in (0, 1)
+    )
+    evals = f"/evals/{definition.id}"
+    return [
+        "/files", f"/files/{file_id}", "/fine-tuning", "/fine-tuning/new", job.path, broken.path,
+        "/evals", evals, f"{evals}/runs/{first.id}",
+        f"{evals}/comparison?baseline={first.id}&candidate={second.id}",
+    ]  # fmt: skip
 
 
 def organization(platform: Platform) -> list[str]:

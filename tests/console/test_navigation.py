@@ -29,5 +29,5 @@ def test_a_page_below_a_tab_is_part_of_it() -> None:
 
 def test_who_may_not_read_a_page_is_not_led_there() -> None:
     reader = Principal("org", "p", "u", frozenset({"runs:read"}))
-    assert [tab.name for tab in tabs_of(reader)] == ["Runs"]
+    assert [tab.name for tab in tabs_of(reader)] == ["Runs", "Fine-tuning"]
     assert tabs_of(None) == []

@@ -77,7 +77,7 @@ def train_run(platform: Platform, name: str = "teach-1", *, steps: int = 49) -> 
     run.start()
     run.tell(
         "plan", steps=steps, tokens_per_step=1024, precision="bf16",
-        trainable_parameters=4_884_480, peak_gflops=412.0,
+        trainable_parameters=4_884_480, parameters=134_515_008, threads=2, peak_gflops=412.0,
     )  # fmt: skip
     return run
 

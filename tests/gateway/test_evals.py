@@ -116,7 +116,7 @@ def test_a_run_samples_judges_and_reports(served: House) -> None:
     usage = {one.model_name: one for one in run.per_model_usage}
     assert (usage["paris"].invocation_count, usage["paris"].completion_tokens) == (4, 8)
     assert (usage["judge"].invocation_count, usage["judge"].total_tokens) == (4, 32)
-    assert run.report_url == f"{served.url}/evals/{made.id}?run_id={run.id}"
+    assert run.report_url == f"{served.url}/evals/{made.id}/runs/{run.id}"
     report = run.report
     assert report["complete"] and report["missing"] == 0
     equal = report["criteria"][0]["pass_rate"]

@@ -9,7 +9,7 @@ A run that did not judge all of its items says so first, and is never called com
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -19,8 +19,8 @@ from bessemer.app.eval_tally import CriterionTally
 from bessemer.app.platform import Platform
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
+from bessemer.evals.passing import ALL as ALL  # a face takes it from here
 from bessemer.evals.passing import (
-    ALL,
     Names,
     PassComparison,
     PassRate,
@@ -53,10 +53,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
+Change = Literal["lost", "gained", "other"]
+CHANGES: tuple[Change, ...] = ("lost", "gained", "other")
+"""Passed and fails now; failed and passes now; or only single criteria say something else."""
+
+
 class Changed(msgspec.Struct, frozen=True):
     """An item that came out differently: its output in each run, and what each criterion said."""
 
     number: int
+    change: Change
     baseline_output: str
     candidate_output: str
     baseline: Mapping[str, bool]
@@ -66,7 +72,7 @@ class Changed(msgspec.Struct, frozen=True):
 class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two runs of one eval on the items that both judged; first by all criteria together.
 
-    `changed` are at most `MAX_CHANGED` of the `changed_count` items.
+    `changed` are at most `MAX_CHANGED` of the `changed_count` items, those that got worse first.
     """
 
     eval_id: str
@@ -124,7 +130,10 @@ def compare(
         compare_passes(criterion, verdicts[0], verdicts[1], names)
         for criterion in (ALL, *definition.labels)
     ]
-    changed = changed_items(verdicts[0], verdicts[1])
+    changed = sorted(
+        changed_items(verdicts[0], verdicts[1]),
+        key=lambda key: CHANGES.index(_change(verdicts[0][key], verdicts[1][key])),
+    )
     partial = [run for run in runs if not report_of(run, definition.labels).complete]
     return RunComparison(
         eval_id=eval_id,
@@ -159,7 +168,16 @@ def _items_of(platform: Platform, run_id: str) -> dict[str, _Item]:
 
 
 def _changed(before: _Item, after: _Item) -> Changed:
-    return Changed(after.number, before.output_id, after.output_id, before.verdicts, after.verdicts)
+    change = _change(before.verdicts, after.verdicts)
+    outputs = before.output_id, after.output_id
+    return Changed(after.number, change, *outputs, before.verdicts, after.verdicts)
+
+
+def _change(before: Mapping[str, bool], after: Mapping[str, bool]) -> Change:
+    passed, passes = before.get(ALL), after.get(ALL)
+    if passed is None or passes is None or passed == passes:
+        return "other"
+    return "lost" if passed else "gained"
 
 
 def _names(runs: Sequence[EvalRun]) -> Names:

@@ -115,15 +115,8 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
         NotFound: there is no such file in the project.
         InvalidInput: the model cannot be fine-tuned, or a field makes no sense.
     """
-    principal.require(WRITE_SCOPE)
-    method = request.method.checked()
-    if method.reinforcement is not None:
-        place = "method.reinforcement.grader"
-        read_grader(method.reinforcement.grader, place).require_alone("in a run")
-    base = _trainable(platform, principal, request.model)
-    _check_file(platform, principal, request.training_file, "training_file")
-    if request.validation_file is not None:
-        _check_file(platform, principal, request.validation_file, "validation_file")
+    checked = check(platform, principal, request)
+    method = checked.method
     job_id = new_id("ftjob-")
     row = {
         "id": job_id,
@@ -137,7 +130,7 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
         "training_file": request.training_file,
         "validation_file": request.validation_file,
         "metadata": _metadata_text(request.metadata),
-        "fine_tuned_model": _model_name(base, principal, request.suffix, job_id),
+        "fine_tuned_model": _model_name(checked.base, principal, request.suffix, job_id),
         "state": "validating",
         "wanted": "run",
     }
@@ -147,6 +140,29 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
         facts = {"method": method.type} | {field: row[field] for field in shown}
         audit.record(connection, principal, "fine_tuning_job.created", job_id, after=facts)
     return get(platform, principal, job_id)
+
+
+class Checked(NamedTuple):
+    """A request that makes sense: its method, and the name of the base below its model."""
+
+    method: Method
+    base: str
+
+
+def check(platform: Platform, principal: Principal, request: Request) -> Checked:
+    """See that a job can be asked for. Its files are looked up and not read. Raises as `create`."""
+    principal.require(WRITE_SCOPE)
+    method = request.method.checked()
+    if method.reinforcement is not None:
+        place = "method.reinforcement.grader"
+        read_grader(method.reinforcement.grader, place).require_alone("in a run")
+    if request.suffix is not None:
+        _check_suffix(request.suffix)
+    base = _trainable(platform, principal, request.model)
+    _check_file(platform, principal, request.training_file, "training_file")
+    if request.validation_file is not None:
+        _check_file(platform, principal, request.validation_file, "validation_file")
+    return Checked(method, base)
 
 
 def get(platform: Platform, principal: Principal, job_id: str) -> Job:
@@ -383,13 +399,16 @@ def _check_file(platform: Platform, principal: Principal, file_id: str, param: s
         )
 
 
-def _model_name(base: str, principal: Principal, suffix: str | None, job_id: str) -> str:
-    if suffix is not None and not _SUFFIX.fullmatch(suffix):
+def _check_suffix(suffix: str) -> None:
+    if not _SUFFIX.fullmatch(suffix):
         raise InvalidInput(
             f"'suffix' is {suffix[:100]!r}; it takes 1 to 64 letters, digits, dots, hyphens and"
             " underscores, a letter or digit first",
             param="suffix",
         )
+
+
+def _model_name(base: str, principal: Principal, suffix: str | None, job_id: str) -> str:
     # A name is one part of a URL's path.
     root = base.removeprefix(_PREFIX).partition(":")[0] if base.startswith(_PREFIX) else base
     root = root.rpartition("/")[2].replace("@", "-")[:60]

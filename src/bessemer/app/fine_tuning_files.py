@@ -18,6 +18,7 @@ from bessemer.data.chats import as_context
 from bessemer.data.dataset import Dataset
 from bessemer.data.given_splits import check_shape, import_splits, shape_named
 from bessemer.data.preferences import Preference
+from bessemer.data.shapes import Example, Shape
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.grader_objects import GraderObject
@@ -35,6 +36,18 @@ class FileFault(BessemerError):
     code = "invalid_file"
 
 
+def check_files(kind: Kind, train: Path, validation: Path | None) -> Shape[Example]:
+    """See that every line is a good one for a job of this kind. Raises FileFault."""
+    shape = shape_named(SHAPES[kind])
+    for param, path in (("training_file", train), ("validation_file", validation)):
+        if path is not None:
+            try:
+                check_shape(path, shape)
+            except DataError as fault:
+                raise FileFault(fault.message, param=param) from None
+    return shape
+
+
 def import_files(
     platform: Platform,
     principal: Principal,
@@ -48,13 +61,7 @@ def import_files(
     Raises:
         FileFault: naming lines and faults, up to 20.
     """
-    shape = shape_named(SHAPES[kind])
-    for param, path in (("training_file", train), ("validation_file", validation)):
-        if path is not None:
-            try:
-                check_shape(path, shape)
-            except DataError as fault:
-                raise FileFault(fault.message, param=param) from None
+    shape = check_files(kind, train, validation)
     return build_dataset(
         platform,
         principal,
@@ -77,14 +84,14 @@ def measure(
     opened = Dataset.open(dataset)
     tokenizer, template = Tokenizer.load(base), ChatTemplate.load(base)
     counts = opened.info["counts"]
-    longest, too_long = 0, []
+    longest, tokens, too_long = 0, 0, []
     lines = _lines(opened, kind, tokenizer, template, grader)
     for number in range(1, counts["train"] + 1):
         try:
             parts = next(lines)
         except DataError as fault:
             raise FileFault(f"line {number}: {fault.message}", param="training_file") from None
-        longest = max(longest, sum(parts))
+        longest, tokens = max(longest, sum(parts)), tokens + sum(parts)
         if max(parts) > context_length:
             too_long.append((number, max(parts)))
     if too_long:
@@ -96,7 +103,8 @@ def measure(
         )
     # The validation lines share the rows, so the longest of all counts.
     judged = max((sum(parts) for parts in lines), default=0)
-    return Measured(counts["train"], max(longest, judged), bool(opened.info["held_out"]))
+    held_out = bool(opened.info["held_out"])
+    return Measured(counts["train"], max(longest, judged), held_out, tokens)
 
 
 def _lines(

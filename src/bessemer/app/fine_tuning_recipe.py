@@ -48,11 +48,14 @@ _OBJECTIVES: dict[str, Objective] = {"supervised": "sft", "dpo": "dpo", "reinfor
 
 
 class Measured(NamedTuple):
-    """What the files hold. `longest` is the tokens of the longest line, pairs with both answers."""
+    """What the files hold. `longest` is the tokens of the longest line, pairs with both answers;
+    `tokens` are those of all training lines.
+    """
 
     lines: int
     longest: int
     validated: bool
+    tokens: int = 0
 
 
 class Start(NamedTuple):

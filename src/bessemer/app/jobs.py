@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
@@ -43,6 +43,7 @@ __all__ = [
     "list_runs",
     "mark_dead",
     "resume",
+    "spawn",
     "start_detached",
     "submit",
 ]
@@ -146,16 +147,22 @@ def start_detached(
             error = {"message": refusal.message, "next_step": refusal.next_step}
             _write_state(run, "failed", error=error)
             return None
-        count = str(_limit_threads(run, threads))
-        return subprocess.Popen(
-            [*command, str(run.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=run.path,
-            env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, count)},
-            start_new_session=True,
-        )
+        return spawn(run, log, _limit_threads(run, threads), command)
+
+
+def spawn(
+    run: RunFolder, log: BinaryIO, threads: int, command: Command = RUN_COMMAND
+) -> subprocess.Popen[bytes]:
+    """The process of a run, in a session of its own."""
+    return subprocess.Popen(
+        [*command, str(run.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=run.path,
+        env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))},
+        start_new_session=True,
+    )
 
 
 def list_runs(

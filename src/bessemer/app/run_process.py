@@ -34,13 +34,19 @@ def train(run: RunFolder) -> None:
     train_loop(run, engine_of=NativeLiveEngine)
 
 
+def plan(run: RunFolder) -> None:
+    from bessemer.train.planning import measure
+
+    measure(run)
+
+
 def evaluate(run: RunFolder) -> None:
     from bessemer.app.evaluations import evaluate as run_evaluation
 
     run_evaluation(run)
 
 
-KINDS: Mapping[str, Work] = {"train": train, "eval": evaluate}
+KINDS: Mapping[str, Work] = {"train": train, "plan": plan, "eval": evaluate}
 
 
 def main(folder: Path, kinds: Mapping[str, Work] = KINDS) -> int:
@@ -64,7 +70,7 @@ def _say_and_do(run: RunFolder, log: EventLog, kinds: Mapping[str, Work]) -> int
         return _last_word(log, EXIT_STOPPED, state="cancelled")
     except BessemerError as fault:
         print(fault, file=sys.stderr)
-        error = {"message": fault.message, "next_step": fault.next_step}
+        error = {"code": fault.code, "message": fault.message, "next_step": fault.next_step}
         return _last_word(log, 1, state="failed", error=error)
     except Exception as fault:
         traceback.print_exc()

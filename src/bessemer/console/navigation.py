@@ -25,7 +25,9 @@ TABS: Final = (
     Tab("Chat", "/chat", "chat"),
     Tab("Runs", "/runs", "runs:read"),
     # What models are made of, and how good they are:
-    #
+    Tab("Files", "/files", "files:read"),
+    Tab("Fine-tuning", "/fine-tuning", "runs:read"),
+    Tab("Evals", "/evals", "evals:read"),
     # Who may do what, and what it costs:
     Tab("Usage", "/usage", "org:read"),
     Tab("Keys", "/projects", "org:read"),

@@ -24,13 +24,19 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from bessemer.app.chat import Serving
+from bessemer.app.file_survey import Surveys
+from bessemer.app.fine_tuning_plans import Plans
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.app.signing_in import SignedIn, signed_in
 from bessemer.console.asker import signed_in_if_any
 from bessemer.console.audit import AuditPages
 from bessemer.console.chat import ChatPages, as_json
+from bessemer.console.evals import EvalPages
+from bessemer.console.files import FilePages
+from bessemer.console.forms import posted
 from bessemer.console.guard import Guard, cookie, wants_json
+from bessemer.console.jobs import JobPages
 from bessemer.console.navigation import tabs_of
 from bessemer.console.projects import ProjectPages
 from bessemer.console.rendering import HERE, page
@@ -47,6 +53,7 @@ def build(
     *,
     hosts: Collection[str] = (),
     meter: Meter | None = None,
+    plans: Plans | None = None,
 ) -> ASGIApp:
     """The console.
 
@@ -55,9 +62,13 @@ def build(
         hosts: names (`host` or `host:port`) besides 127.0.0.1, localhost and ::1 under which a
             browser may reach this server. Any other Host header is refused.
         meter: counts and charges what is asked on the chat page.
+        plans: works out what a fine-tuning job will take; a test has its own.
     """
     chat = ChatPages(serving, meter)
     runs = RunPages(platform)
+    kept = FilePages(platform, Surveys())
+    jobs = JobPages(platform, runs, plans or Plans(platform))
+    evals = EvalPages(platform)
     door = Door(sessions)
     routes = [
         Route("/", home),
@@ -71,6 +82,25 @@ def build(
         Route("/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),
         Route("/runs/{run_id}/resume", runs.resume, methods=["POST"]),
         Route("/console/runs/{run_id}/curves", runs.curves),
+        Route("/files", kept.index),
+        Route("/files", kept.upload, methods=["POST"]),
+        Route("/files/{file_id}", kept.show),
+        Route("/files/{file_id}/content", kept.content),
+        Route("/files/{file_id}/delete", kept.delete, methods=["POST"]),
+        Route("/fine-tuning", jobs.index),
+        Route("/fine-tuning/new", jobs.new),
+        Route("/fine-tuning/plans", posted(jobs.plan), methods=["POST"]),
+        Route("/fine-tuning/plans/{plan_id}", jobs.show_plan),
+        Route("/fine-tuning/plans/{plan_id}/start", jobs.start, methods=["POST"]),
+        Route("/fine-tuning/{job_id}", jobs.show),
+        Route("/fine-tuning/{job_id}/cancel", jobs.cancel, methods=["POST"]),
+        Route("/fine-tuning/{job_id}/pause", jobs.pause, methods=["POST"]),
+        Route("/fine-tuning/{job_id}/resume", jobs.resume, methods=["POST"]),
+        Route("/evals", evals.index),
+        Route("/evals/{eval_id}", evals.show),
+        Route("/evals/{eval_id}/comparison", evals.compare),
+        Route("/evals/{eval_id}/runs/{run_id}", evals.show_run),
+        Route("/evals/{eval_id}/runs/{run_id}/cancel", evals.cancel, methods=["POST"]),
         *ProjectPages(platform, sessions).routes(),
         *UsagePages(platform, meter).routes(),
         *AuditPages(platform).routes(),

@@ -32,10 +32,10 @@ class RunPages:
 
     def index(self, request: Request) -> Response:
         found = jobs.list_runs(self._platform, asker(request), limit=LISTED)
-        return page(request, "runs.html", rows=[self._view(run) for run in found], limit=LISTED)
+        return page(request, "runs.html", rows=[self.view(run) for run in found], limit=LISTED)
 
     def show(self, request: Request) -> Response:
-        run = self._view(self._get(request))
+        run = self.view(self._get(request))
         asked = request.query_params.get("asked")
         asked = asked if asked in ("cancel", "resume") else None
         return page(request, "run.html", run=run, asked=asked)
@@ -60,7 +60,8 @@ class RunPages:
     def _get(self, request: Request) -> Run:
         return jobs.get_run(self._platform, asker(request), request.path_params["run_id"])
 
-    def _view(self, run: Run) -> RunView:
+    def view(self, run: Run) -> RunView:
+        """A run with its story, which is read anew only where it grew."""
         return RunView(run, self._story(run))
 
     def _story(self, run: Run) -> Story:

@@ -49,6 +49,20 @@ def share(value: object) -> str:
     return f"{value:.0%}" if isinstance(value, (int, float)) else _other(value)
 
 
+def size(value: object) -> str:
+    """Bytes, in the unit that leaves one to three digits before the point.
+
+    >>> size(0), size(999), size(20_480), size(512 * 1024 * 1024)
+    ('0 bytes', '999 bytes', '20.5 kB', '536.9 MB')
+    """
+    if not isinstance(value, (int, float)):
+        return _other(value)
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= bytes_:
+            return f"{value / bytes_:.1f} {unit}"
+    return f"{value:.0f} byte" + ("" if value == 1 else "s")
+
+
 def duration(seconds: object) -> str:
     """
     >>> duration(7.2), duration(150), duration(7260), duration(180000)
@@ -82,6 +96,15 @@ def moment(unix_s: float) -> str:
     '1970-01-01T00:00:00Z'
     """
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock(unix_s: float) -> str:
+    """The time of day in UTC.
+
+    >>> clock(3723)
+    '01:02:03'
+    """
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%H:%M:%S")
 
 
 def day(unix_s: float) -> str:

@@ -1,7 +1,8 @@
 """Reads files of examples that nobody has vouched for.
 
 `check_file` is for people: it goes through the whole file, recognizes its shape, and lists the
-faults. `checked_lines` is for programs: it knows what to expect and stops at the first fault.
+faults; an `Examiner` does that line by line. `checked_lines` is for programs: it knows what to
+expect and stops at the first fault.
 """
 
 from __future__ import annotations
@@ -56,19 +57,33 @@ class Report:
         )
 
 
+@dataclass
+class Examiner:
+    """Looks at the lines of a file in their order.
+
+    The first line whose keys tell its shape tells the file's; a line of another is a fault. `first`
+    is that line's number.
+    """
+
+    shape: Shape[Example] = CHATS
+    first: int | None = None
+
+    def faults(self, line: Line) -> list[str]:
+        if self.first is None and (shape := shape_of(line.value)):
+            self.shape, self.first = shape, line.number
+        return _faults(line, self.shape, self.first)
+
+
 def check_file(path: Path) -> Report:
     """Go through a whole file and count what is good and what is not.
-
-    The first line whose keys tell its shape tells the file's; a line of another is a fault.
 
     Raises:
         DataError: the file cannot be read at all, or holds no line.
     """
-    report, first, line = Report(path), None, None
+    report, examiner, line = Report(path), Examiner(), None
     for line in read_lines(path):
-        if first is None and (shape := shape_of(line.value)):
-            report.shape, first = shape, line.number
-        found = [Fault(line.number, message) for message in _faults(line, report.shape, first)]
+        found = [Fault(line.number, message) for message in examiner.faults(line)]
+        report.shape = examiner.shape
         room = MOST_FAULTS - len(report.faults)
         report.faults += found[:room]
         report.more_faults += len(found[room:])

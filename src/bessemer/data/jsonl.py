@@ -18,6 +18,16 @@ from bessemer.core.errors import DataError
 LONGEST_LINE = 16 * 1024 * 1024  # bytes
 
 
+class Place(NamedTuple):
+    """Where a line begins: its number from 1, and bytes before it."""
+
+    number: int
+    offset: int
+
+
+BEGIN = Place(1, 0)
+
+
 class Line(NamedTuple):
     """A line's number from 1, where it starts in the file, and its value or its fault."""
 
@@ -27,15 +37,15 @@ class Line(NamedTuple):
     fault: str | None = None
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Every line that is not blank.
+def read_lines(path: Path, place: Place = BEGIN) -> Iterator[Line]:
+    """Every line that is not blank, from one on that begins at `place`.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it is UTF-16.
     """
     try:
         with path.open("rb") as file:
-            yield from _lines(file, path)
+            yield from _lines(file, path, place)
     except OSError as fault:
         raise DataError(
             f"cannot read {path}: {fault.strerror}", next_step="name a file of JSON lines"
@@ -65,8 +75,8 @@ def parse_line(data: bytes) -> Any:
     return value
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[Line]:
-    offset, number = 0, 0
+def _lines(file: BinaryIO, path: Path, place: Place) -> Iterator[Line]:
+    offset, number = file.seek(place.offset), place.number - 1
     while data := file.readline(LONGEST_LINE + 1):
         number += 1
         start, offset = offset, offset + len(data)

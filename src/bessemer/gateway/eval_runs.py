@@ -81,7 +81,7 @@ class RunShape(msgspec.Struct):
             model=run.model,
             name=run.name,
             created_at=run.created_ms // 1000,
-            report_url=f"{site}/evals/{run.eval_id}?run_id={run.id}",
+            report_url=f"{site}/evals/{run.eval_id}/runs/{run.id}",
             result_counts=CountsShape(run.total, tally.errored, tally.failed, tally.passed),
             per_model_usage=_usage(tally),
             per_testing_criteria_results=[

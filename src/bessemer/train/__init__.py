@@ -11,9 +11,9 @@
     checkpoint   whole or not there: `storage` writes,      memory      will it fit?
                  `resuming` says of what
     reference, teacher, rollouts, rewards, sample           what objectives ask networks for
-    scoring      the trainer's own log-probabilities
+    scoring      the trainer's own log-probabilities        planning    what a run will take
 
 What a recipe may say is in `core`, what is learned from in `data`. `memory` needs no torch.
 """
 
-__all__ = ["loop", "memory", "precision", "reference", "scoring"]
+__all__ = ["loop", "memory", "planning", "precision", "reference", "scoring"]

@@ -1,0 +1,100 @@
+"""What a plan says a fine-tuning job will take, beside what the job then takes.
+
+    python benchmarks/fine_tuning_plans.py FOLDER
+
+FOLDER is a model as Hugging Face has it. Planned and trained in a home of its own, one job after
+the other, with nothing else on the machine. Memory taken is the most that a process of it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from fine_tuning_jobs import chats, pairs
+
+from bessemer.app import files, fine_tuning, names
+from bessemer.app.fine_tuning import FINAL, Request
+from bessemer.app.fine_tuning_desk import FineTuningDesk
+from bessemer.app.fine_tuning_method import Kind, Method
+from bessemer.app.fine_tuning_plans import Planned, Plans
+from bessemer.app.platform import Platform
+from bessemer.app.supervisor import Supervisor
+from bessemer.core.home import Home
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home, Platform.open(Home(Path(home))) as platform:
+        copy = platform.artifacts.workspace()
+        shutil.copytree(asked.folder, copy, dirs_exist_ok=True)
+        stored = platform.artifacts.put(copy, kind="model", name="base")
+        names.bind(platform, platform.local_principal(), "model", "base", stored.digest)
+        compare(platform, "supervised", chats(50))
+        compare(platform, "dpo", pairs(10))
+
+
+def compare(platform: Platform, kind: Kind, lines: list[object]) -> None:
+    me, plans = platform.local_principal(), Plans(platform)
+    data = "\n".join(map(json.dumps, lines)).encode()
+    file = files.add_bytes(platform, me, "lines.jsonl", "fine-tune", data)
+    began_s = time.monotonic()
+    plan_id = plans.ask(me, Request("base", file.id, Method(type=kind)))
+    while plans.get(me, plan_id).is_open:
+        time.sleep(0.05)
+    planning_s = time.monotonic() - began_s
+    planned: Planned = plans.get(me, plan_id)
+    assert planned.plan is not None, planned.fault
+    job_id = plans.start(me, plan_id)
+    began_s = time.monotonic()
+    peak_bytes = asyncio.run(work(platform, job_id))
+    took_s = time.monotonic() - began_s
+    plan = planned.plan
+    print(
+        f"{kind:12} {len(lines):3} lines  planned in {planning_s:4.1f} s:"
+        f" {plan.seconds:5.1f} s and {plan.needs_bytes / 1e9:.2f} GB"
+        f"   taken: {took_s:5.1f} s and {peak_bytes / 1e9:.2f} GB",
+        flush=True,
+    )
+
+
+async def work(platform: Platform, job_id: str) -> int:
+    """Do the job; the most bytes that a process of it had."""
+    desk, supervisor = FineTuningDesk(platform), Supervisor(platform)
+    done, peaks = threading.Event(), [0]
+    watcher = threading.Thread(target=watch, args=(done, peaks))
+    watcher.start()
+    await desk.start()
+    await supervisor.start()
+    me = platform.local_principal()
+    while (job := fine_tuning.get(platform, me, job_id)).status not in FINAL:
+        await asyncio.sleep(0.1)
+    assert job.status == "succeeded", job.error
+    await desk.close()
+    await supervisor.close()
+    done.set()
+    watcher.join()
+    return max(peaks)
+
+
+def watch(done: threading.Event, peaks: list[int]) -> None:
+    me = psutil.Process()
+    while not done.wait(0.05):
+        for child in me.children(recursive=True):
+            try:
+                peaks.append(child.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+
+
+if __name__ == "__main__":
+    main()

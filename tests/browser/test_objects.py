@@ -1,0 +1,116 @@
+"""The pages of files, fine-tuning jobs and evals in a real browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from bessemer.app import eval_runs
+from tests.browser.chromium import Watch, soon
+from tests.browser.site import Site
+from tests.console.test_evals import F, P, define, told_run
+from tests.console.told_jobs import CHAT, ToldJob, a_file, a_model
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_file_is_uploaded_and_its_broken_line_found(
+    page: Page, site: Site, tmp_path: Path
+) -> None:
+    sent = tmp_path / "mine.jsonl"
+    sent.write_text(f"{json.dumps(CHAT)}\n" * 40 + '{"messages": [<img src=x>\n')
+    page.goto(f"{site.url}/files")
+    page.get_by_label("File").set_input_files(sent)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("mine.jsonl")
+    expect(page.locator(".notice")).to_contain_text("1 of 41 lines is broken")
+    expect(page.locator("#line-1 .said").first).to_contain_text("What is 2 + 2?")
+    page.locator(".notice").get_by_role("link", name="line 41").click()
+    broken = page.locator("#line-41")
+    expect(broken).to_be_in_viewport()
+    expect(broken).to_contain_text("not JSON")
+    expect(broken.locator("pre")).to_have_text('{"messages": [<img src=x>')
+    expect(page.locator("main img")).to_have_count(0)
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("No files yet")).to_be_visible()
+
+
+def test_a_plan_stops_at_a_broken_file_and_leads_to_its_lines(page: Page, site: Site) -> None:
+    a_model(site.platform)
+    a_file(site.platform, CHAT, {"messages": []})
+    page.goto(f"{site.url}/fine-tuning")
+    page.get_by_role("link", name="Begin with a file").click()
+    page.get_by_role("link", name="chats.jsonl").click()
+    page.get_by_role("link", name="Teach a model with it").click()
+    page.get_by_label("Epochs").fill("2")
+    page.get_by_role("button", name="Plan it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Before it starts")
+    soon(page)
+    expect(page.locator(".plan")).to_contain_text("line 2: messages is empty")
+    page.get_by_role("link", name="Change it").click()
+    expect(page.get_by_label("Epochs")).to_have_value("2")
+    page.go_back()
+    page.get_by_role("link", name="See the lines where they are").click()
+    expect(page.locator("#line-2")).to_contain_text("messages is empty")
+
+
+def test_a_job_is_followed_to_its_end(page: Page, site: Site) -> None:
+    job = ToldJob(site.platform, suffix="boxes")
+    run = job.begin()
+    page.goto(site.url + job.path)
+    chart = page.locator("#chart")
+    run.teach(range(1, 21), 49)
+    soon(page)
+    expect(chart).to_have_attribute("data-points", "22")
+    expect(page.locator("#live")).to_contain_text("20 of 49 steps")
+    expect(page.locator(".events")).to_contain_text("Step 20/49")
+    run.teach(range(21, 50), 49)
+    run.finish()
+    job.keep(49, train_loss=1.2)
+    job.end("succeeded", trained_tokens=5_000)
+    soon(page)
+    expect(page.locator(".badge")).to_have_text("succeeded")
+    expect(page.locator("#findings")).to_contain_text("ckpt-step-49")
+    site.serving.states[job.name] = "ready"
+    page.get_by_role("link", name="Chat with it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(job.name)
+
+
+def test_a_job_waits_for_its_run_and_is_cancelled(page: Page, site: Site, watch: Watch) -> None:
+    job = ToldJob(site.platform)
+    page.goto(site.url + job.path)
+    expect(page.locator(".badge")).to_have_text("validating files")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".badge")).to_have_text("cancelled")
+
+
+def test_a_run_of_an_eval_is_followed_and_its_failures_read(page: Page, site: Site) -> None:
+    definition = define(site.platform)
+    run = told_run(site.platform, definition, "going", [P, F], end=False, total=4)
+    eval_runs.begin(site.platform, run.id)
+    page.goto(f"{site.url}/evals/{definition.id}/runs/{run.id}")
+    expect(page.locator("#live")).to_contain_text("2 of 4 items")
+    eval_runs.finish(site.platform, run.id, "completed")
+    soon(page)
+    expect(page.locator(".badge")).to_have_text("completed")
+    page.get_by_role("link", name="failed 1").click()
+    expect(page.locator(".item")).to_have_count(1)
+    expect(page.locator(".item")).to_contain_text("the answer of going to 1")
+
+
+def test_two_runs_are_chosen_and_compared(page: Page, site: Site) -> None:
+    definition = define(site.platform)
+    told_run(site.platform, definition, "small", [P, F, P])
+    told_run(site.platform, definition, "large", [F, P, P])
+    page.goto(f"{site.url}/evals/{definition.id}")
+    page.get_by_role("button", name="Compare the two chosen").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Is it better?")
+    items = page.locator(".item")
+    expect(items).to_have_count(2)
+    expect(items.first).to_contain_text("item 0")
+    expect(items.first).to_contain_text("the answer of large to 0")
+    page.get_by_role("link", name="The other way round").click()
+    expect(items.first).to_contain_text("item 1")
