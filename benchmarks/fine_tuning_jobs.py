@@ -1,7 +1,6 @@
-"""Seconds from creating a fine-tuning job to `succeeded`, over the API of a server that is up.
+"""Seconds from creating a fine-tuning job to `succeeded`, over the API of a server of its own.
 
-    bessemer up
-    BESSEMER_KEY=$(bessemer key create --scope '*') python benchmarks/fine_tuning_jobs.py
+    python benchmarks/fine_tuning_jobs.py [--tiny]
 
 Each job is alone. Of its seconds, `steps` are those between its first and its last step; the rest
 is reading the files, the run's process, loading the model, and storing the result.
@@ -11,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from typing import Any
 
 from openai import OpenAI
+from serving.server import served
 
 QUESTION = "Where in the house of {n} doors do you keep the key to door {n}?"
 GOOD = "It hangs on hook {n}, in the hall to the left; ask Ada if somebody has borrowed it."
@@ -74,14 +73,13 @@ def measure(client: OpenAI, model: str, kind: str, lines: list[Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    asked = parser.parse_args()
-    url = os.environ.get("BESSEMER_URL", "http://127.0.0.1:8000/v1")
-    client = OpenAI(base_url=url, api_key=os.environ["BESSEMER_KEY"])
-    for kind, lines in (
-        ("supervised", chats(10)), ("supervised", chats(50)), ("dpo", pairs(10))
-    ):  # fmt: skip
-        measure(client, asked.model, kind, lines)
+    parser.add_argument("--tiny", action="store_true", help="a random model, made on the spot")
+    with served(tiny=parser.parse_args().tiny, scopes=["*"]) as server:
+        client = OpenAI(base_url=server.url, api_key=server.key)
+        for kind, lines in (
+            ("supervised", chats(10)), ("supervised", chats(50)), ("dpo", pairs(10))
+        ):  # fmt: skip
+            measure(client, server.model, kind, lines)
 
 
 if __name__ == "__main__":

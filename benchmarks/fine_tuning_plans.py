@@ -1,9 +1,10 @@
 """What a plan says a fine-tuning job will take, beside what the job then takes.
 
-    python benchmarks/fine_tuning_plans.py FOLDER
+    python benchmarks/fine_tuning_plans.py [FOLDER]
 
-FOLDER is a model as Hugging Face has it. Planned and trained in a home of its own, one job after
-the other, with nothing else on the machine. Memory taken is the most that a process of it had.
+FOLDER is a model as Hugging Face has it, by default the default model. Planned and trained in a
+home of its own, one job after the other, with nothing else on the machine. Memory taken is the most
+that a process of it had.
 """
 
 from __future__ import annotations
@@ -21,26 +22,34 @@ import psutil
 from fine_tuning_jobs import chats, pairs
 
 from bessemer.app import files, fine_tuning, names
+from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.fine_tuning import FINAL, Request
 from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.fine_tuning_method import Kind, Method
 from bessemer.app.fine_tuning_plans import Planned, Plans
 from bessemer.app.platform import Platform
+from bessemer.app.pull import pull
 from bessemer.app.supervisor import Supervisor
 from bessemer.core.home import Home
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     asked = parser.parse_args()
+    source = asked.folder or default_folder()
     with tempfile.TemporaryDirectory() as home, Platform.open(Home(Path(home))) as platform:
         copy = platform.artifacts.workspace()
-        shutil.copytree(asked.folder, copy, dirs_exist_ok=True)
+        shutil.copytree(source, copy, dirs_exist_ok=True)
         stored = platform.artifacts.put(copy, kind="model", name="base")
         names.bind(platform, platform.local_principal(), "model", "base", stored.digest)
         compare(platform, "supervised", chats(50))
         compare(platform, "dpo", pairs(10))
+
+
+def default_folder() -> Path:
+    with Platform.open() as platform:
+        return pull(platform, platform.local_principal(), DEFAULT_MODEL).path
 
 
 def compare(platform: Platform, kind: Kind, lines: list[object]) -> None:

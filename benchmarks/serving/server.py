@@ -14,14 +14,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from bessemer.app.catalog import DEFAULT_MODEL
-from bessemer.app.keys import create_key
+from bessemer.app.keys import DEFAULT_SCOPES, create_key
 from bessemer.app.models import find_model
 from bessemer.app.platform import Platform
 from bessemer.app.pull import pull
@@ -58,12 +58,15 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(*, tiny: bool = False, threads: int | None = None) -> Iterator[Server]:
+def served(
+    *, tiny: bool = False, threads: int | None = None, scopes: Sequence[str] = DEFAULT_SCOPES
+) -> Iterator[Server]:
     """A server that is ready; it ends with the block.
 
     Args:
         tiny: take the model made on the spot, whatever is here.
         threads: of the engine; by default all cores.
+        scopes: of the key.
     """
     with tempfile.TemporaryDirectory(prefix="bessemer-benchmark-") as temporary:
         home = Home(Path(temporary) / "home")
@@ -74,7 +77,7 @@ def served(*, tiny: bool = False, threads: int | None = None) -> Iterator[Server
         with Platform.open(home) as platform:
             principal = platform.local_principal()
             folder = pull(platform, principal, str(source), name=model).path
-            key = create_key(platform, principal, "benchmark").secret
+            key = create_key(platform, principal, "benchmark", scopes).secret
         with _up(home, model, threads) as (url, process):
             yield Server(url, key, model, folder, process)
 
