@@ -21,6 +21,7 @@ from openai.types import Batch
 
 from bessemer.app.batch_runner import BatchRunner
 from bessemer.app.embeddings import Embedded, EmbedRequest
+from bessemer.app.keys import KeyRing
 from bessemer.app.metering import Meter
 from bessemer.app.permitted_serving import PermittedServing
 from bessemer.app.platform import Platform
@@ -104,9 +105,10 @@ def assemble(
     serving: FakeServing,
     meter: Meter,
     clock: Callable[[], int] = now_ms,
+    keys: KeyRing | None = None,
 ) -> tuple[ASGIApp, BatchRunner]:
     """The gateway, and what works on batches beside it."""
-    permitted, keeper = PermittedServing(serving), Keeper(platform)
+    permitted, keeper = PermittedServing(serving, keys), Keeper(platform)
     routes = resource_routes(platform, serving=permitted, meter=meter)
     app = build(permitted, FakeKeyRing(), meter=meter, routes=routes, keeper=keeper)
     answerer = GatewayAnswerer(platform, permitted, keeper)
@@ -127,10 +129,11 @@ def house(
     platform: Platform,
     serving: FakeServing | None = None,
     clock: Callable[[], int] = now_ms,
+    keys: KeyRing | None = None,
 ) -> Iterator[House]:
-    """A server in a thread; everything is on disk after it."""
+    """A server in a thread; everything is on disk after it. `keys` bind the work on batches."""
     meter = Meter.of(platform)
-    app, runner = assemble(platform, serving or fakes(), meter, clock)
+    app, runner = assemble(platform, serving or fakes(), meter, clock, keys)
     try:
         with running(app, lifespan=working(runner)) as server:
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)

@@ -18,6 +18,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from bessemer.app import batches, files, model_permissions
+from bessemer.app.keys import KeyRing, create_key
 from bessemer.app.platform import Platform
 from bessemer.core.home import Home
 from bessemer.core.principal import Principal
@@ -251,11 +252,14 @@ def test_a_rate_limit_slows_a_batch_down_and_loses_nothing(platform: Platform) -
 def test_a_project_that_may_not_ask_a_model_may_not_in_a_batch_either(platform: Platform) -> None:
     owner = platform.local_principal()
     model_permissions.set_to(platform, owner, owner.project_id, "deny_list", ["secret"])
+    key = create_key(platform, owner, "batches", ["*"])
+    keys = KeyRing(platform)
+    asker = keys.authenticate(key.secret)
     file = files.add_bytes(
         platform, owner, "a", "batch", chat_line("no", model="secret") + chat_line("yes")
     )
-    with house(platform, fakes(secret=FakeResponder(["psst"]))):
-        batch = batches.create(platform, owner, file.id, CHAT)
+    with house(platform, fakes(secret=FakeResponder(["psst"])), keys=keys):
+        batch = batches.create(platform, asker, file.id, CHAT)
         until(lambda: batches.get(platform, owner, batch.id).status == "completed", "it is over")
     batch = batches.get(platform, owner, batch.id)
     assert (batch.completed, batch.failed) == (1, 1)

@@ -86,6 +86,26 @@ def test_a_conversation_from_its_beginning_to_its_end(client: openai.OpenAI) -> 
         client.conversations.items.list(made.id)
 
 
+def test_who_deletes_the_items_they_list_goes_on_behind_the_last_one(client: openai.OpenAI) -> None:
+    items: Any = [{"role": "user", "content": str(number)} for number in range(9)]
+    made = client.conversations.create(items=items)
+    deleted: list[str] = []
+    for item in client.conversations.items.list(made.id, order="desc", limit=2):
+        if len(deleted) < 7:
+            client.conversations.items.delete(item.id or "", conversation_id=made.id)
+            deleted.append(item.id or "")
+    assert len(set(deleted)) == 7 and texts(client, made.id) == ["0", "1"]
+    # One that was taken out is nowhere any more, and its id is free.
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.items.delete(deleted[0], conversation_id=made.id)
+    with pytest.raises(openai.NotFoundError):
+        again: Any = {"type": "item_reference", "id": deleted[0]}
+        client.responses.create(model="tiny", input=[again])
+    back: Any = {"type": "message", "id": deleted[0], "role": "user", "content": "back"}
+    client.conversations.items.create(made.id, items=[back])
+    assert texts(client, made.id) == ["0", "1", "back"]
+
+
 def test_responses_read_and_grow_their_conversation(
     client: openai.OpenAI, serving: FakeServing
 ) -> None:

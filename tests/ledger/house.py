@@ -34,7 +34,7 @@ ALICE = Principal("org_a", "project_a", "person_a", frozenset({"*"}), key_id="ke
 BOB = Principal("org_a", "project_b", "person_b", frozenset({"*"}), key_id="key_b")
 TABLES = [
     tables.reservations, tables.usage, tables.usage_hours, tables.balances, tables.budgets,
-    tables.rate_cards, tables.spend_alerts, tables.spend_firings,
+    tables.rate_cards, tables.rate_limits, tables.spend_alerts, tables.spend_firings,
 ]  # fmt: skip
 
 

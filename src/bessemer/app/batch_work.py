@@ -15,7 +15,6 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -30,7 +29,6 @@ from bessemer.app.batch_lines import Checked, Fault, Line, Lines, check, model_o
 from bessemer.app.batch_results import Result, ResultLog, Tokens
 from bessemer.app.batches import Batch
 from bessemer.app.metering import Meter
-from bessemer.app.model_permissions import rule_of
 from bessemer.app.platform import Platform
 from bessemer.app.tables import batches
 from bessemer.core.errors import NotFound
@@ -93,7 +91,7 @@ class BatchWork:
         clock: Callable[[], int],
     ) -> None:
         self._platform, self._answerer, self._meter = platform, answerer, meter
-        self._batch, self._asker = batch, batch.owner
+        self._batch = batch
         self._slots, self._checking = slots, checking
         self._tick_s, self._clock = tick_s, clock
         self._folder = platform.home.batches / batch.id
@@ -208,7 +206,7 @@ class BatchWork:
         try:
             answered = await self._answerer.answer(
                 Posted(
-                    self._asker,
+                    self._batch.owner,
                     self._batch.endpoint,
                     bytes(line.body),
                     request_id,
@@ -231,9 +229,7 @@ class BatchWork:
         found.meter.charge()
 
     def _tell(self, log: ResultLog, total: int) -> Outcome | None:
-        """Write how far it is, learn what may be asked, and say how it ends, if it does."""
-        models = rule_of(self._platform, self._batch.owner.project_id)
-        self._asker = replace(self._batch.owner, models=models)
+        """Write how far it is, and say how it ends, if it does."""
         done = log.tally
         if (done.completed, done.failed) != self._told:
             self._update(**_tally(log))

@@ -129,7 +129,7 @@ def delete_item(
     with platform.db.write() as connection:
         found = find(connection, principal, conversation_id)
         items.read_one(connection, conversation_id, item_id)
-        items.delete(connection, conversation_id, item_id)
+        items.take_out(connection, conversation_id, item_id)
     return found
 
 

@@ -26,6 +26,10 @@ Side = Literal["input", "output"]
 
 REFERENCE = "item_reference"
 
+# Of an item that was taken out of its conversation only the id stays: where a list may go on.
+_TAKEN_OUT = ""
+_IS_THERE = items.c.item != _TAKEN_OUT
+
 
 def insert(
     connection: sa.Connection,
@@ -39,11 +43,11 @@ def insert(
     Raises:
         InvalidInput: the holder has one of this id already.
     """
-    ids = [item["id"] for item in added]
-    known = sa.select(items.c.item_id).where(
-        items.c.holder_id == holder_id, items.c.item_id.in_(ids)
-    )
-    check_new(connection.execute(known).scalars() if ids else (), added)
+    if not added:
+        return
+    these = (items.c.holder_id == holder_id) & items.c.item_id.in_([item["id"] for item in added])
+    check_new(connection.scalars(sa.select(items.c.item_id).where(these, _IS_THERE)), added)
+    connection.execute(items.delete().where(these))  # those that were taken out before
     rows = [
         {
             "id": new_id("row"),
@@ -58,8 +62,7 @@ def insert(
         }
         for item in added
     ]
-    if rows:
-        connection.execute(items.insert(), rows)
+    connection.execute(items.insert(), rows)
 
 
 def check_new(known: Iterable[str], added: Sequence[Item]) -> None:
@@ -77,7 +80,8 @@ def check_new(known: Iterable[str], added: Sequence[Item]) -> None:
 
 def read_all(connection: sa.Connection, holder_id: str, side: Side | None = None) -> list[Item]:
     """All items of a holder, oldest first."""
-    query = sa.select(items.c.item).where(items.c.holder_id == holder_id).order_by(items.c.id)
+    mine = (items.c.holder_id == holder_id) & _IS_THERE
+    query = sa.select(items.c.item).where(mine).order_by(items.c.id)
     if side is not None:
         query = query.where(items.c.side == side)
     return [msgspec.json.decode(text) for text in connection.execute(query).scalars()]
@@ -98,13 +102,13 @@ def read_some(
     after = asked.after and (
         connection.execute(rows_of.where(items.c.item_id == asked.after)).scalar() or asked.after
     )
-    page: Page = read_page(connection, items, mine, asked._replace(after=after))
+    page: Page = read_page(connection, items, mine & _IS_THERE, asked._replace(after=after))
     return [msgspec.json.decode(row.item) for row in page.rows], page.has_more
 
 
 def read_one(connection: sa.Connection, holder_id: str, item_id: str) -> Item:
     """Raises NotFound."""
-    mine = (items.c.holder_id == holder_id) & (items.c.item_id == item_id)
+    mine = (items.c.holder_id == holder_id) & (items.c.item_id == item_id) & _IS_THERE
     text = connection.execute(sa.select(items.c.item).where(mine)).scalar()
     if text is None:
         raise NotFound(f"Item with id '{item_id[:100]}' not found in {holder_id}.", param="item_id")
@@ -112,12 +116,15 @@ def read_one(connection: sa.Connection, holder_id: str, item_id: str) -> Item:
     return found
 
 
-def delete(connection: sa.Connection, holder_id: str, item_id: str | None = None) -> None:
-    """One item of a holder, or all."""
-    mine = items.c.holder_id == holder_id
-    if item_id is not None:
-        mine &= items.c.item_id == item_id
-    connection.execute(items.delete().where(mine))
+def delete(connection: sa.Connection, holder_id: str) -> None:
+    """All items of a holder."""
+    connection.execute(items.delete().where(items.c.holder_id == holder_id))
+
+
+def take_out(connection: sa.Connection, holder_id: str, item_id: str) -> None:
+    """Forget one item, but not where it was: who deletes what they list goes on behind it."""
+    mine = (items.c.holder_id == holder_id) & (items.c.item_id == item_id)
+    connection.execute(items.update().where(mine).values(item=_TAKEN_OUT))
 
 
 def resolve(connection: sa.Connection, principal: Principal, sent: Sequence[Item]) -> list[Item]:
@@ -179,7 +186,7 @@ def _call(item: Item) -> Message:
 
 
 def _referred(connection: sa.Connection, principal: Principal, item_id: str) -> Item:
-    mine = (items.c.project_id == principal.project_id) & (items.c.item_id == item_id)
+    mine = (items.c.project_id == principal.project_id) & (items.c.item_id == item_id) & _IS_THERE
     query = sa.select(items.c.item).where(mine).order_by(items.c.id.desc()).limit(1)
     text = connection.execute(query).scalar()
     if text is None:

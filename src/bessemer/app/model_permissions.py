@@ -20,7 +20,7 @@ from bessemer.app.projects import reach
 from bessemer.core.database import now_ms
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.ids import new_id
-from bessemer.core.principal import ModelRule, Principal
+from bessemer.core.principal import Principal
 
 MAX_MODELS = 1_000
 
@@ -87,13 +87,6 @@ def delete(platform: Platform, principal: Principal, project_id: str) -> None:
             connection, principal, "model_permissions.deleted", project_id,
             before=before._asdict(), project_id=project_id,
         )  # fmt: skip
-
-
-def rule_of(platform: Platform, project_id: str) -> ModelRule | None:
-    """What a principal that no key made has to carry, such as that of a batch: one read."""
-    with platform.db.read() as connection:
-        found = _read(connection, project_id)
-    return None if found is None else ModelRule(found.mode, frozenset(found.models))
 
 
 def _read(connection: sa.Connection, project_id: str) -> Permissions | None:

@@ -138,7 +138,7 @@ class RateLimits:
 
     def __init__(self, db: Database, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._db, self._clock_s = db, clock_s
-        self._version: str | None = ""
+        self._rows = -1
         self._limits: dict[LimitOf, RateLimit] = {}
         self._buckets: dict[tuple[LimitOf, str], Bucket] = {}
         self.refresh()
@@ -146,12 +146,13 @@ class RateLimits:
     def refresh(self) -> bool:
         """Read the limits if any was set since the last time. True if so."""
         with self._db.read() as connection:
-            # Rows are only added, so the newest tells all.
-            version = connection.scalar(sa.select(sa.func.max(tables.rate_limits.c.id)))
-            if version == self._version:
+            # Rows are only added, so their number tells all. The newest id does not: of two that
+            # are set at once, the older may be committed last.
+            rows = connection.scalar(sa.select(sa.func.count()).select_from(tables.rate_limits))
+            if rows == self._rows:
                 return False
             limits = rate_limits_of(connection)
-        self._version, self._limits = version, limits
+        self._rows, self._limits = rows or 0, limits
         return True
 
     def take(self, principal: Principal, model: str, tokens: int) -> Taken:
