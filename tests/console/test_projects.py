@@ -182,7 +182,9 @@ def test_who_is_not_let_in_cannot_work_there(stranger: TestClient, platform: Pla
     other = research(platform)
     client = log_in(stranger, platform, reader_of(platform, PROJECT_ID))
     assert client.post(f"/projects/{other.id}/work").status_code == 404
-    assert f"{other.id}/work" not in client.get("/projects").text
+    listed = client.get("/projects").text
+    assert HERE in listed and other.id not in listed and "owner@localhost" not in listed
+    assert client.get(f"/projects/{other.id}").status_code == 403
 
 
 def test_a_form_that_is_none_is_refused(client: TestClient) -> None:

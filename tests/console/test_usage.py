@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from starlette.testclient import TestClient
 
-from bessemer.app import projects, spending
+from bessemer.app import people, projects, spending
 from bessemer.app.keys import create_key
 from bessemer.app.platform import PROJECT_ID, Platform
 from bessemer.console.usage import micro_units
@@ -147,9 +147,12 @@ def test_amounts_are_exact() -> None:
             micro_units(wrong)
 
 
-def test_a_reader_sees_budgets_and_sets_none(stranger: TestClient, platform: Platform) -> None:
-    spending.set_budget(platform, platform.local_principal(), "project", "month", 10)
-    client = log_in(stranger, platform, reader_of(platform, PROJECT_ID))
+def test_a_member_sees_budgets_and_sets_none(stranger: TestClient, platform: Platform) -> None:
+    me, person = platform.local_principal(), reader_of(platform, PROJECT_ID)
+    spending.set_budget(platform, me, "project", "month", 10)
+    client = log_in(stranger, platform, person)
+    assert client.get("/usage").status_code == 403, "it is the whole organization's"
+    people.set_role(platform, me, person.id, "member")
     page = client.get("/usage").text
     assert "0.00001 left" in page
     assert re.findall(r'action="([^"]+)"', page) == ["/logout"]

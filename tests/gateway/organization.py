@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bessemer.access.keys import SCOPES
+from bessemer.access.roles import PROJECT_SCOPES
 from bessemer.app import admin_keys, members, people, projects, service_accounts
 from bessemer.app.keys import KeyRing, NewKey, create_key
 from bessemer.app.platform import Platform
@@ -30,7 +30,7 @@ class World:
     """`first` and `second` are projects; the keys are secrets.
 
     `mine` is an owner's of the first project, `admin` the organization's, `reader` of somebody who
-    reads the first project and the organization, `others` everything in the second project.
+    reads the first project, `others` everything in the second project.
     """
 
     platform: Platform
@@ -97,7 +97,7 @@ def world(folder: Path) -> Iterator[World]:
         yield World(platform, ring, app, owner, first, second, **secrets)
 
 
-READS = [scope for scope in SCOPES if scope.endswith(":read")]
+READS = [scope for scope in PROJECT_SCOPES if scope.endswith(":read")]
 
 
 def _owner_of(platform: Platform, owner: Principal, project: projects.Project) -> NewKey:

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from bessemer.app.embeddings import Embedded, EmbedRequest
 from bessemer.app.platform import Platform
 from bessemer.core.home import Home
 from bessemer.gateway.asgi import build
@@ -23,9 +24,17 @@ from tests.text.test_grader_objects import BOTH, JUDGE, LIKE, RIGHT
 RUN, VALIDATE = (f"/v1/fine_tuning/alpha/graders/{verb}" for verb in ("run", "validate"))
 
 
+class TwoVectors:
+    """Implements `Embedder`."""
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        return Embedded([[3.0, 0.0], [0.6, 0.8]], 7)
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[ASGIApp]:
-    serving = FakeServing({"judge": FakeResponder(["0.", "75"]), "mute": FakeResponder(["well"])})
+    judges = {"judge": FakeResponder(["0.", "75"]), "mute": FakeResponder(["well"])}
+    serving = FakeServing(judges, embedders={"vectors": TwoVectors()})
     with Platform.open(Home(tmp_path / "home")) as platform:
         routes = resource_routes(platform, serving=serving)
         yield build(serving, FakeKeyRing(), routes=routes)
@@ -47,6 +56,16 @@ def test_the_official_client_runs_and_validates(app: ASGIApp) -> None:
         assert done.sub_rewards == {"right": 0.0, "like": pytest.approx(0.8)}
         assert (done.metadata.name, done.metadata.type) == ("both", "multi")
         assert done.metadata.execution_time >= 0
+
+
+def test_likeness_by_vectors_is_counted_and_an_empty_text_asks_nobody(app: ASGIApp) -> None:
+    grader = {**LIKE, "evaluation_metric": "cosine", "embedding_model": "vectors"}
+    body = {"grader": grader, "item": {"answer": "red"}}
+    done = call(app, RUN, {**body, "model_sample": "crimson"}).json()
+    assert done["reward"] == pytest.approx(0.6)
+    assert done["metadata"]["token_usage"] == 7
+    empty = call(app, RUN, {**body, "model_sample": ""}).json()
+    assert (empty["reward"], empty["model_grader_token_usage_per_model"]) == (0.0, {})
 
 
 def test_a_model_that_judges_is_asked_and_counted(app: ASGIApp) -> None:

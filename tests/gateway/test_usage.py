@@ -320,5 +320,6 @@ def test_only_who_reads_the_organization_reads_what_it_used(here: World) -> None
     for path in (USAGE, "/v1/organization/usage/embeddings", COSTS):
         query = f"{path}?start_time={START_MS // 1000}"
         assert here.ask("GET", query, key=here.others).status == 403
-        assert here.ask("GET", query, key=here.reader).status == 200
+        assert here.ask("GET", query, key=here.reader).status == 403
+        assert here.ask("GET", query, key=here.admin).status == 200
     assert here.ask("GET", "/v1/organization/usage/images?start_time=1").status == 501

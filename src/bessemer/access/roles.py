@@ -33,11 +33,12 @@ _IN_PROJECT: dict[Role, frozenset[str]] = {
 }
 
 # OpenAI's ordinary person is a `reader` of the organization, who works in the projects that let
-# them in; a `member` here works in all of them.
+# them in and learns nothing of the others: there, too, only owners list users, projects and keys.
+# A `member` here works in all of them.
 _EVERYWHERE: dict[Role, frozenset[str]] = {
     "owner": EVERYTHING,
     "member": _IN_PROJECT["member"] | {"org:read"},
-    "reader": frozenset({"org:read"}),
+    "reader": frozenset(),
 }
 
 

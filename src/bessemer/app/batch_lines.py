@@ -41,6 +41,8 @@ class Fault(msgspec.Struct, omit_defaults=True):
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """A request of a batch; nobody has looked at its `body`."""
+
     custom_id: str
     method: str
     url: str

@@ -25,6 +25,8 @@ from bessemer.ledger.counts import Counts
 
 
 class Tokens(msgspec.Struct, array_like=True, frozen=True):
+    """What a line used; `cached` ones are among those of the prompt."""
+
     prompt: int = 0
     cached: int = 0
     completion: int = 0

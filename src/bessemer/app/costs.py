@@ -38,12 +38,16 @@ class Cost(NamedTuple):
 
 
 class CostBucket(NamedTuple):
+    """From `start_ms` on, before `end_ms`; one cost for each group that had any."""
+
     start_ms: int
     end_ms: int
     costs: Sequence[Cost]
 
 
 class CostPage(NamedTuple):
+    """`next_ms` is where the next page begins; None after the last."""
+
     buckets: Sequence[CostBucket]
     next_ms: int | None
 

@@ -16,16 +16,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bessemer.app.catalog import SENTENCE_MODEL
 from bessemer.app.chat import ModelNotFound, Serving
-from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.eval_answers import Answer, ask
 from bessemer.app.eval_definitions import Eval
 from bessemer.app.eval_plans import SampleWith
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
 from bessemer.app.eval_sources import Line
 from bessemer.app.eval_tally import CriterionTally, ModelTally, Tally, Verdict
-from bessemer.app.judging import cosine_of, judging, label_said, score_said
+from bessemer.app.judging import judging, label_said, likeness, score_said
 from bessemer.app.metering import Meter
 from bessemer.core.digests import sha256_bytes
 from bessemer.core.errors import (
@@ -46,7 +44,7 @@ from bessemer.text.criteria import (
     TextSimilarity,
     filled,
 )
-from bessemer.text.criterion_checks import Grade, compared, grade, sample_of, with_json
+from bessemer.text.criterion_checks import Grade, grade, sample_of, with_json
 
 FATAL = (
     ModelNotFound, PermissionDenied, Unauthenticated, BudgetExceeded, Missing, ModelTooLarge,
@@ -174,20 +172,10 @@ class Judge:
     async def _cosine(
         self, criterion: TextSimilarity, spaces: Mapping[str, Any], models: dict[str, ModelTally]
     ) -> Grade:
-        texts = compared(criterion, spaces)
-        score = float(texts[0] == texts[1])
-        if all(texts):
-            model = criterion.embedding_model or SENTENCE_MODEL
-            found = await embed(
-                self._serving,
-                self._principal,
-                model,
-                EmbedRequest(inputs=texts),
-                meter=self._meter,
-            )
-            _count(models, model, ModelTally(1, found.prompt_tokens))
-            score = cosine_of(*found.vectors)
-        return Grade(score, score >= criterion.pass_threshold)
+        found = await likeness(self._serving, self._principal, criterion, spaces, self._meter)
+        if found.model is not None:
+            _count(models, found.model, ModelTally(1, found.prompt_tokens))
+        return Grade(found.score, found.score >= criterion.pass_threshold)
 
     async def _ask(self, model: str, request: ChatRequest, models: dict[str, ModelTally]) -> Answer:
         answer = await ask(self._serving, self._principal, model, request, self._meter)

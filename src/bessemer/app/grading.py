@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bessemer.app.catalog import SENTENCE_MODEL
 from bessemer.app.chat import Serving, respond
-from bessemer.app.embeddings import EmbedRequest, embed
-from bessemer.app.judging import cosine_of, judging, label_said, score_said
+from bessemer.app.judging import judging, label_said, likeness, score_said
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError, DataError
 from bessemer.core.ids import new_id
@@ -32,7 +30,7 @@ from bessemer.text.criteria import (
     filled,
     places_of,
 )
-from bessemer.text.criterion_checks import Spaces, compared, grade, sample_of
+from bessemer.text.criterion_checks import Spaces, grade, sample_of
 from bessemer.text.grader_objects import GraderObject, read_grader
 
 SCOPE = "runs:write"
@@ -182,19 +180,10 @@ class _Run:
 
     async def _cosine(self, part: TextSimilarity, spaces: Spaces) -> float:
         assert self._serving is not None, "a grader that asks models needs somebody to ask"
-        texts = compared(part, spaces)
-        if not all(texts):
-            return float(texts[0] == texts[1])
-        model = part.embedding_model or SENTENCE_MODEL
-        found = await embed(
-            self._serving,
-            self._principal,
-            model,
-            EmbedRequest(inputs=texts),
-            meter=self._meter,
-        )
-        self._tokens[model] = self._tokens.get(model, 0) + found.prompt_tokens
-        return cosine_of(*found.vectors)
+        found = await likeness(self._serving, self._principal, part, spaces, self._meter)
+        if found.model is not None:
+            self._tokens[found.model] = self._tokens.get(found.model, 0) + found.prompt_tokens
+        return found.score
 
 
 def _read(part: ScoreModel | LabelModel, said: str) -> float:

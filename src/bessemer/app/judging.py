@@ -1,22 +1,38 @@
 """How a model judges: what it is asked, and what its words are worth. Graders and evals share it.
 
-A judge is held to an answer that can be read: one of the labels, or a number of the range.
+A judge is held to an answer that can be read: one of the labels, or a number of the range. How
+alike two texts are is judged by the vectors of an embedding model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from bessemer.app.catalog import SENTENCE_MODEL
+from bessemer.app.chat import Serving
+from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.eval_plans import SEED
+from bessemer.app.metering import Meter
 from bessemer.core.errors import DataError
+from bessemer.core.principal import Principal
 from bessemer.core.protocols import ChatRequest, Constraint, Message, Sampling
-from bessemer.text.criteria import JudgeSampling, LabelModel, ScoreModel
+from bessemer.text.criteria import JudgeSampling, LabelModel, ScoreModel, TextSimilarity
+from bessemer.text.criterion_checks import Spaces, compared
 
 # A judge's answer is a short one; digits after these no longer matter.
 SCORE_TOKENS, LABEL_TOKENS = 32, 256
+
+
+class Likeness(NamedTuple):
+    """The cosine of two texts' vectors. `model` made them; None where no model was asked."""
+
+    score: float
+    model: str | None
+    prompt_tokens: int
 
 
 def judging(
@@ -65,7 +81,28 @@ def score_said(criterion: ScoreModel, text: str) -> float:
     return score
 
 
-def cosine_of(first: Sequence[float], second: Sequence[float]) -> float:
+async def likeness(
+    serving: Serving,
+    principal: Principal,
+    criterion: TextSimilarity,
+    spaces: Spaces,
+    meter: Meter | None,
+) -> Likeness:
+    """Of what the criterion compares; an empty text has no vector, and is like another one alone.
+
+    Raises:
+        DataError: one of the texts is not there.
+        BessemerError: as `embeddings.embed`.
+    """
+    texts = compared(criterion, spaces)
+    if not all(texts):
+        return Likeness(float(texts[0] == texts[1]), None, 0)
+    model = criterion.embedding_model or SENTENCE_MODEL
+    found = await embed(serving, principal, model, EmbedRequest(inputs=texts), meter=meter)
+    return Likeness(_cosine(*found.vectors), model, found.prompt_tokens)
+
+
+def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
     """Of two vectors of any length, a partner's may have; 0 where one has none."""
     product = sum(a * b for a, b in zip(first, second, strict=True))
     return product / (math.hypot(*first) * math.hypot(*second) or 1.0)

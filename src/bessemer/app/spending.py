@@ -81,6 +81,7 @@ def prices(platform: Platform, principal: Principal) -> RateCard:
 
 
 def card_in_force(platform: Platform) -> RateCard:
+    """For who serves and charges, and needs no scope; the free one where none was set."""
     with platform.db.read() as connection:
         return cards.Cards().in_force(connection) or cards.FREE
 

@@ -52,6 +52,8 @@ class Upload(NamedTuple):
 
 
 class Part(NamedTuple):
+    """A piece of an upload; `bytes` is its size."""
+
     id: str
     upload_id: str
     bytes: int

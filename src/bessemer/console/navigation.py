@@ -30,7 +30,7 @@ TABS: Final = (
     Tab("Evals", "/evals", "evals:read"),
     # Who may do what, and what it costs:
     Tab("Usage", "/usage", "org:read"),
-    Tab("Keys", "/projects", "org:read"),
+    Tab("Keys", "/projects", "project:read"),
     Tab("Audit", "/audit", "org:read"),
 )
 

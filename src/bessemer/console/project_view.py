@@ -84,6 +84,8 @@ def days(text: str) -> float | None:
 
 
 def calls_of_list(principal: Principal) -> list[ApiCall]:
+    if not principal.holds("org:read"):
+        return []
     calls = [
         ApiCall(
             "List the projects",

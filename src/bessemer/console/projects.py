@@ -64,16 +64,19 @@ class ProjectPages:
 
     def index(self, request: Request) -> Response:
         me = asker(request)
-        asked = PageRequest(LISTED, "asc", request.query_params.get("after"))
-        found, has_more = projects.list_projects(self._platform, me, asked, archived=True)
-        everybody, _ = people.list_people(self._platform, me, PageRequest(LISTED, "asc"))
+        mine = projects_of(self._platform, me)
+        found, has_more, everybody = mine, False, None
+        if me.holds(projects.READ_SCOPE):
+            asked = PageRequest(LISTED, "asc", request.query_params.get("after"))
+            found, has_more = projects.list_projects(self._platform, me, asked, archived=True)
+            everybody, _ = people.list_people(self._platform, me, PageRequest(LISTED, "asc"))
         return page(
             request,
             "projects.html",
             calls=calls_of_list(me),
             projects=found,
             has_more=has_more,
-            mine={project.id for project in projects_of(self._platform, me)},
+            mine={project.id for project in mine},
             people=everybody,
         )
 

@@ -74,8 +74,10 @@ def routes(platform: Platform) -> list[Route]:
     accept_body = msgspec.json.Decoder(_Accept)
 
     async def create(call: Call) -> None:
-        """Invite a person: `email`, `role` (owner, reader), `projects`. The answer has a `token`,
-        shown once, to hand over: no mail is sent."""
+        """Invite a person: `email`, `role` (owner, reader), `projects`.
+
+        The answer has a `token`, shown once, to hand over: no mail is sent.
+        """
         call.principal.require(invites.WRITE_SCOPE)
         body = await call.body(create_body)
         into = body.projects

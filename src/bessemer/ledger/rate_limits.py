@@ -146,8 +146,8 @@ class RateLimits:
     def refresh(self) -> bool:
         """Read the limits if any was set since the last time. True if so."""
         with self._db.read() as connection:
-            # Rows are only added, so their number tells all. The newest id does not: of two that
-            # are set at once, the older may be committed last.
+            # Rows are only added, so their number tells all. The newest id does not: two processes'
+            # ids have no order within a millisecond, nor where their clocks differ.
             rows = connection.scalar(sa.select(sa.func.count()).select_from(tables.rate_limits))
             if rows == self._rows:
                 return False
