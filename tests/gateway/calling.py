@@ -41,6 +41,9 @@ class FakeKeyRing:
             raise Unauthenticated("this API key is not valid here")
         return self._principals[secret]
 
+    def refresh(self) -> None:
+        pass
+
 
 def app_of(
     responder: FakeResponder | FakeServing,

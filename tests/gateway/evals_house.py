@@ -54,6 +54,9 @@ class Keys:
             raise Unauthenticated("this API key is not valid here")
         return KEYS[secret]
 
+    def refresh(self) -> None:
+        pass
+
 
 class House:
     """`client(key)` calls it, and holds each answer against OpenAI's specification."""

@@ -235,7 +235,8 @@ def test_a_run_is_canceled_and_says_that_it_is_partial(platform: Platform) -> No
             " nothing was judged yet."
         )
         wait_for(lambda: slow.closed, lambda closed: closed == 4)
-        assert refused(lambda: client.evals.runs.cancel(run.id, eval_id=made.id))["status"] == 409
+        again = refused(lambda: client.evals.runs.cancel(run.id, eval_id=made.id))
+        assert (again["status"], again["param"]) == (409, "run_id")
         listed = client.evals.runs.list(made.id, status="canceled")
         assert [one.id for one in listed] == [run.id]
         assert client.evals.runs.delete(run.id, eval_id=made.id).deleted
@@ -275,6 +276,7 @@ def test_what_ends_every_item_ends_the_run_and_what_ends_one_is_its_error(
         (CONFIG, {**EQUAL, "operation": "matches"}, "operation"),
         (CONFIG, {**EQUAL, "color": "red"}, "color"),
         (CONFIG, {"type": "python", "name": "p", "source": "def ("}, "source"),
+        (CONFIG, {"type": "python", "name": "p", "source": "def judge(a, b): ..."}, "source"),
         (
             CONFIG,
             {"type": "label_model", "name": "l", "model": "judge", "labels": ["a"],
@@ -324,6 +326,18 @@ def test_a_wrong_line_is_named_before_the_run_begins(served: House, platform: Pl
     )
     assert found["message"].startswith("line 1: it has no 'sample', which the criterion 'equal'")
     assert list(client.evals.runs.list(made.id)) == []
+
+
+def test_the_model_behind_a_metric_can_be_pulled_by_what_its_absence_says(served: House) -> None:
+    client = served.client()
+    alike = {
+        "type": "text_similarity", "name": "c", "evaluation_metric": "cosine",
+        "input": "{{sample.output_text}}", "reference": "Paris", "pass_threshold": 0.5,
+    }  # fmt: skip
+    made = client.evals.create(data_source_config=CONFIG, testing_criteria=[alike])
+    found = refused(lambda: client.evals.runs.create(made.id, data_source=sampled("paris")))
+    assert found["status"] == 404
+    assert "(next: bessemer pull all-minilm-l6-v2 brings it in" in found["message"]
 
 
 @pytest.mark.parametrize(

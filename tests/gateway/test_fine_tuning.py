@@ -312,7 +312,9 @@ def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
     assert steps == [1, 2, 3, 4, 5]
     assert done["trained_tokens"] == 500
     for verb in ("pause", "resume", "cancel"):
-        assert shop.post(job, verb).status == 400
+        refused = shop.post(job, verb)
+        assert (refused.status, refused.error["param"]) == (400, "fine_tuning_job_id")
+        assert "(next: GET /v1/fine_tuning/jobs/" in refused.error["message"]
     assert shop.trail(job["id"]) == [
         ("fine_tuning_job.created", None),
         ("fine_tuning_job.paused", {"status": "running"}),

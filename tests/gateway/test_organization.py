@@ -39,7 +39,6 @@ def test_the_official_client_does_the_life_of_a_project(here: World) -> None:
 
         account = organization.projects.service_accounts.create(made.id, name="robot")
         assert account.api_key is not None
-        here.ring.refresh()
         robot = openai.OpenAI(base_url=url, api_key=account.api_key.value, max_retries=0)
         assert list(robot.files.list()) == []
         listed = list(organization.projects.api_keys.list(made.id))
@@ -55,7 +54,6 @@ def test_the_official_client_does_the_life_of_a_project(here: World) -> None:
 
         ended = organization.projects.archive(made.id)
         assert (ended.status, made.status) == ("archived", "active")
-        here.ring.refresh()
         with pytest.raises(openai.AuthenticationError, match="archived"):
             robot.files.list()
         types = [event.type for event in organization.audit_logs.list(project_ids=[made.id])]
@@ -63,6 +61,22 @@ def test_the_official_client_does_the_life_of_a_project(here: World) -> None:
             "project.archived", "api_key.created", "service_account.created",
             "project.updated", "project.created",
         ]  # fmt: skip
+
+
+def test_a_key_is_good_from_the_answer_on_and_a_revoked_one_no_more(here: World) -> None:
+    with running(here.app) as server:
+        url = server.url + "/v1"
+        organization = openai.OpenAI(
+            base_url=url, api_key="none", admin_api_key=here.admin, max_retries=0
+        ).admin.organization
+        for _ in range(3):
+            account = organization.projects.service_accounts.create(here.first.id, name="robot")
+            assert account.api_key is not None
+            robot = openai.OpenAI(base_url=url, api_key=account.api_key.value, max_retries=0)
+            assert list(robot.files.list()) == []
+            organization.projects.service_accounts.delete(account.id, project_id=here.first.id)
+            with pytest.raises(openai.AuthenticationError):
+                robot.files.list()
 
 
 def test_projects_are_renamed_and_archived_once(here: World) -> None:

@@ -349,6 +349,13 @@ def test_tokens_are_counted_by_the_model(client: openai.OpenAI) -> None:
         client.responses.input_tokens.count(model="tiny", input="Hi")
 
 
+def test_what_does_not_fit_is_the_fault_of_the_input(app: ASGIApp) -> None:
+    for stream in (False, True):
+        answer = respond(app, model="counter", input="1" * 100, stream=stream)
+        assert (answer.status, answer.error["param"]) == (400, "input")
+        assert answer.error["code"] == "context_length_exceeded"
+
+
 def test_truncation_drops_the_oldest_turns_and_says_which(
     app: ASGIApp, serving: FakeServing
 ) -> None:

@@ -150,6 +150,20 @@ def test_rate_limits_are_listed_changed_and_held_to(house: House) -> None:
     house.chat()
 
 
+def test_responses_tell_their_rate_limits_as_chats_do_whole_and_streamed(house: House) -> None:
+    limits, project_id = house.organization.projects.rate_limits, house.here.first.id
+    limits.update_rate_limit("rl-*", project_id=project_id, max_requests_per_1_minute=3)
+    ask = house.client.responses.with_raw_response.create
+    left = [
+        ask(model="tiny", input="hello", stream=stream).headers["x-ratelimit-remaining-requests"]
+        for stream in (False, True, False)
+    ]
+    assert left == ["2", "1", "0"]
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(model="tiny", input="hello")
+    assert refused.value.response.headers["x-ratelimit-limit-requests"] == "3"
+
+
 def test_what_a_limit_cannot_be_is_refused_by_name(here: World) -> None:
     path = f"{PROJECTS}/{here.first.id}"
     limit = {"threshold_amount": 5, **MONTH}

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bessemer.app.catalog import CATALOG
 from bessemer.app.deadline import within
 from bessemer.app.embeddings import EmbeddingServing
 from bessemer.app.latencies import Latencies
@@ -277,8 +278,9 @@ def find_model(serving: Serving, principal: Principal, model: str) -> ServedMode
 
 def no_such_model(model: str) -> ModelNotFound:
     shown = model if len(model) <= 100 else model[:100] + "..."
+    pull = f"bessemer pull {model} brings it in, and " if model in CATALOG else ""
     return ModelNotFound(
         f"The model `{shown}` does not exist or you do not have access to it.",
-        next_step="GET /v1/models lists the models you can use",
+        next_step=f"{pull}GET /v1/models lists the models you can use",
         param="model",
     )

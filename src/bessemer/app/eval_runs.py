@@ -169,7 +169,11 @@ def cancel(platform: Platform, principal: Principal, eval_id: str, run_id: str) 
     run = get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE)
     if not finish(platform, run_id, "canceled", by=principal):
         state = get(platform, principal, eval_id, run_id, scope=WRITE_SCOPE).state
-        raise Conflict(f"the run {run_id} is {state}; only one that goes on can be canceled")
+        raise Conflict(
+            f"the run {run_id} is {state}; only one that goes on can be canceled",
+            param="run_id",
+            next_step=f"GET /v1/evals/{eval_id}/runs/{run_id} tells its results",
+        )
     return get(platform, principal, eval_id, run.id, scope=WRITE_SCOPE)
 
 

@@ -222,7 +222,11 @@ def resume(platform: Platform, principal: Principal, job_id: str) -> Job:
     principal.require(WRITE_SCOPE)
     job = job_of(platform, _row(platform, principal, job_id))
     if job.status != "paused":
-        raise InvalidInput(f"{job_id} is {job.status}; only a paused job is resumed")
+        raise InvalidInput(
+            f"{job_id} is {job.status}; only a paused job is resumed",
+            param="fine_tuning_job_id",
+            next_step=f"GET /v1/fine_tuning/jobs/{job_id}/events tells how it went",
+        )
     _want(platform, principal, job, "run")
     assert job.run_id is not None
     with contextlib.suppress(Conflict):  # somebody else resumed it just now
@@ -331,7 +335,11 @@ def _steer(
     principal.require(WRITE_SCOPE)
     job = job_of(platform, _row(platform, principal, job_id))
     if job.status in FINAL or (wanted == "pause" and job.status in ("paused", "validating_files")):
-        raise InvalidInput(f"{job_id} is {job.status}; it cannot be {_PAST[wanted]}")
+        raise InvalidInput(
+            f"{job_id} is {job.status}; it cannot be {_PAST[wanted]}",
+            param="fine_tuning_job_id",
+            next_step=f"GET /v1/fine_tuning/jobs/{job_id}/events tells how it went",
+        )
     _want(platform, principal, job, wanted)
     if job.run_id is not None and job.status in ("queued", "running"):
         deadline_s = time.monotonic() + wait_s

@@ -7,6 +7,7 @@ that a request never waits for the database.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -238,7 +239,8 @@ class KeyRing:
     """The valid keys in memory: hash -> principal, bound by the roles of the key's owner.
 
     `authenticate` never touches the database. Call `refresh` about once a second, off the event
-    loop; it reads one number, and everything only when keys, people, roles or projects changed.
+    loop, and after a change; it reads one number, and everything only when keys, people, roles or
+    projects changed.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -247,6 +249,8 @@ class KeyRing:
         self._entries: dict[str, _Entry] = {}
         self._by_id: dict[str | None, _Entry] = {}
         self._noted_s = time.time()
+        # Without it a slow reader would put back what a quicker one has just seen revoked.
+        self._reading = threading.Lock()
         self.refresh()
 
     def authenticate(self, secret: str) -> Principal:
@@ -285,8 +289,9 @@ class KeyRing:
 
     def refresh(self) -> bool:
         """Look whether anything changed since the last time, and if so read it. True if so."""
-        changed = self._learn()
-        self._note_use()
+        with self._reading:
+            changed = self._learn()
+            self._note_use()
         return changed
 
     def _learn(self) -> bool:

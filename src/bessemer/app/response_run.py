@@ -8,8 +8,9 @@ async for piece in stream(platform, serving, principal, asked):   # bit by bit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -17,7 +18,7 @@ from bessemer.app import responses
 from bessemer.app.chat import Serving, respond
 from bessemer.app.items import Item, messages_of
 from bessemer.app.latencies import Latencies
-from bessemer.app.metering import Meter
+from bessemer.app.metering import Meter, Taken
 from bessemer.app.platform import Platform
 from bessemer.app.prompt_size import PromptSize, prompt_size
 from bessemer.app.response_output import Output
@@ -25,11 +26,14 @@ from bessemer.app.responses import Asked, Ended, Fault, Piece, Prepared, Respons
 from bessemer.app.streams import closing
 from bessemer.app.truncation import LEAST_ANSWER_TOKENS, fit
 from bessemer.core.database import now_ms
-from bessemer.core.errors import BessemerError, ContextLengthExceeded
+from bessemer.core.errors import BessemerError, ContextLengthExceeded, InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import ChatRequest, Delta
 
 _log = logging.getLogger(__name__)
+
+Note = Callable[[Taken], None]
+"""Told what a response took of its rate limits, before its first piece."""
 
 
 async def create(
@@ -39,6 +43,7 @@ async def create(
     asked: Asked,
     meter: Meter | None = None,
     latencies: Latencies | None = None,
+    note: Note | None = None,
 ) -> Response:
     """The whole response. One that fails is an error, and is not stored.
 
@@ -46,7 +51,7 @@ async def create(
         BessemerError: as `responses.prepare` and `chat.respond`.
     """
     prepared = await asyncio.to_thread(responses.prepare, platform, principal, asked)
-    run = Run(platform, serving, prepared, meter, latencies)
+    run = Run(platform, serving, prepared, meter, latencies, note)
     async with closing(run.pieces(whole=True)) as pieces:
         async for _ in pieces:
             pass
@@ -60,6 +65,7 @@ async def stream(
     asked: Asked,
     meter: Meter | None = None,
     latencies: Latencies | None = None,
+    note: Note | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """The response in pieces, the first of which comes with the first word.
 
@@ -67,7 +73,7 @@ async def stream(
         BessemerError: before the first piece; what goes wrong later ends the response as failed.
     """
     prepared = await asyncio.to_thread(responses.prepare, platform, principal, asked)
-    run, begun = Run(platform, serving, prepared, meter, latencies), False
+    run, begun = Run(platform, serving, prepared, meter, latencies, note), False
     try:
         async with closing(run.pieces(whole=False)) as pieces:
             async for piece in pieces:
@@ -87,7 +93,8 @@ async def input_tokens(
     """What the prompt of this request would be, by the model's own template and tokenizer."""
     prepared = await asyncio.to_thread(responses.prepare, platform, principal, asked)
     request = _request(asked, [*prepared.before, *prepared.new])
-    return await prompt_size(serving, principal, asked.model, request)
+    with _input_at_fault():
+        return await prompt_size(serving, principal, asked.model, request)
 
 
 class Run:
@@ -100,11 +107,12 @@ class Run:
         prepared: Prepared,
         meter: Meter | None = None,
         latencies: Latencies | None = None,
+        note: Note | None = None,
     ) -> None:
         self.response = prepared.response
         self.told: list[Piece] | None = None  # what a stream has told, where it is to be stored
         self._platform, self._serving, self._prepared = platform, serving, prepared
-        self._meter, self._latencies = meter, latencies
+        self._meter, self._latencies, self._note = meter, latencies, note
         self._output = Output()
 
     async def pieces(self, *, whole: bool) -> AsyncGenerator[Piece, None]:
@@ -123,14 +131,17 @@ class Run:
             self._serving, principal, asked.model, request,
             whole=whole, meter=self._meter, kind="response", latencies=self._latencies,
         )  # fmt: skip
-        async with closing(reply) as deltas:
-            async for delta in deltas:
-                if last is None:
-                    self._become("in_progress")
-                    yield Started(self.response)
-                for piece in self._output.take(delta):
-                    yield piece
-                last = delta
+        with _input_at_fault():
+            async with closing(reply) as deltas:
+                async for delta in deltas:
+                    if last is None:
+                        if self._note is not None:
+                            self._note(reply.taken)
+                        self._become("in_progress")
+                        yield Started(self.response)
+                    for piece in self._output.take(delta):
+                        yield piece
+                    last = delta
         assert last is not None, "a responder's stream ended without a delta"
         cut = last.finish_reason == "length"
         for piece in self._output.close("incomplete" if cut else "completed"):
@@ -187,6 +198,17 @@ def fault_of(fault: Exception, response_id: str) -> Fault:
     if fault.status == 429:
         return Fault("rate_limit_exceeded", fault.message)
     return Fault("invalid_prompt" if fault.status < 500 else "server_error", fault.message)
+
+
+@contextlib.contextmanager
+def _input_at_fault() -> Iterator[None]:
+    """What a chat calls its messages is the input of a response."""
+    try:
+        yield
+    except InvalidInput as fault:
+        if fault.param == "messages":
+            fault.param = "input"
+        raise
 
 
 def _request(asked: Asked, spoken: Sequence[Item]) -> ChatRequest:

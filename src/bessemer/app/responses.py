@@ -328,7 +328,11 @@ def _row(connection: sa.Connection, principal: Principal, response_id: str) -> s
 def _find(connection: sa.Connection, principal: Principal, response_id: str) -> sa.Row[Any]:
     row = _row(connection, principal, response_id)
     if row is None:
-        raise NotFound(f"Response with id '{response_id[:100]}' not found.", param="response_id")
+        raise NotFound(
+            f"Response with id '{response_id[:100]}' not found.",
+            param="response_id",
+            next_step="responses are kept unless they are made with store: false; make it again",
+        )
     return row
 
 

@@ -53,6 +53,7 @@ HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
 MODELS_PATH = "/v1/models"
 EMBEDDINGS_PATH = "/v1/embeddings"
+ACCESS_PREFIX = "/v1/organization/"
 # A client that does not even take an error is not waited for.
 LAST_WORDS_S = 1.0
 
@@ -178,7 +179,11 @@ class Gateway:
             raise refuse(method, path, fault) from None
         exchange.route = route.path
         principal = principal_of(exchange, self._keyring)
-        await route.handle(Call(exchange, principal, ids, Query(exchange.query, route.query)))
+        # A key is good for its first request, and a revoked one for none, from the answer on.
+        access = path.startswith(ACCESS_PREFIX) and method not in ("GET", "HEAD")
+        learn = self._keyring.refresh if access else None
+        query = Query(exchange.query, route.query)
+        await route.handle(Call(exchange, principal, ids, query, learn))
 
     async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
         principal = principal_of(exchange, self._keyring)

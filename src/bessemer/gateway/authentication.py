@@ -10,10 +10,14 @@ from bessemer.gateway.exchange import Exchange
 
 
 class KeyRing(Protocol):
-    """What is needed of `app.keys.KeyRing`: no database, no waiting."""
+    """What is needed of `app.keys.KeyRing`: to authenticate waits for no database."""
 
     def authenticate(self, secret: str) -> Principal:
         """Raises Unauthenticated."""
+        ...
+
+    def refresh(self) -> object:
+        """Read what changed; in a thread, for it looks into the database."""
         ...
 
 

@@ -59,6 +59,11 @@ class Exchange:
         self.status: int | None = None  # once an answer has begun
         self._streaming = False
         self._started = False
+        self._more: list[Header] = []
+
+    def add_headers(self, headers: Sequence[Header]) -> None:
+        """Headers of the answer that is still to come."""
+        self._more += headers
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name."""
@@ -189,7 +194,7 @@ class Exchange:
     async def _start(self, status: int, headers: list[Header]) -> None:
         self._started = True
         self.status = status
-        named = [*headers, (b"x-request-id", self.request_id.encode())]
+        named = [*headers, *self._more, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": named})
 
 

@@ -12,12 +12,13 @@ from bessemer.app import response_run, responses
 from bessemer.app.background import Background
 from bessemer.app.chat import CHAT_SCOPE, Serving
 from bessemer.app.latencies import Latencies
-from bessemer.app.metering import Meter
+from bessemer.app.metering import Meter, Taken
 from bessemer.app.platform import Platform
 from bessemer.app.responses import Piece, Response
 from bessemer.core.errors import InvalidInput
 from bessemer.gateway.exchange import Exchange
 from bessemer.gateway.failures import UnsupportedParameter
+from bessemer.gateway.limit_headers import limit_headers
 from bessemer.gateway.query import PAGING
 from bessemer.gateway.response_events import Events, response_shape
 from bessemer.gateway.response_request import check_include, parse_count, parse_response
@@ -42,6 +43,10 @@ def routes(
         call.principal.require(CHAT_SCOPE)
         exchange = call.exchange
         asked = parse_response(await exchange.read_json(), exchange.request_id)
+
+        def note(taken: Taken) -> None:
+            exchange.add_headers(limit_headers(taken))
+
         if asked.background:
             launched = await running.launch(call.principal, asked)
             if asked.stream:
@@ -50,13 +55,15 @@ def routes(
             else:
                 await _reply(call, launched)
         elif asked.stream:
-            pieces = response_run.stream(platform, here, call.principal, asked, meter, latencies)
+            pieces = response_run.stream(
+                platform, here, call.principal, asked, meter, latencies, note
+            )
             await exchange.while_connected(_tell(exchange, pieces))
         else:
 
             async def answer() -> None:
                 made = await response_run.create(
-                    platform, here, call.principal, asked, meter, latencies
+                    platform, here, call.principal, asked, meter, latencies, note
                 )
                 await _reply(call, made)
 

@@ -54,13 +54,22 @@ class Deleted(msgspec.Struct):
 
 
 class Call:
-    """One authenticated request to a route. `ids` are the path's, by the names in its template."""
+    """One authenticated request to a route. `ids` are the path's, by the names in its template.
+
+    `learn` is called in a thread before the reply: what the reply tells has to hold by then.
+    """
 
     def __init__(
-        self, exchange: Exchange, principal: Principal, ids: Mapping[str, str], query: Query
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        ids: Mapping[str, str],
+        query: Query,
+        learn: Callable[[], object] | None = None,
     ) -> None:
         self.exchange, self.principal = exchange, principal
         self.ids, self.query = ids, query
+        self._learn = learn
 
     async def body(self, decoder: msgspec.json.Decoder[T]) -> T:
         """The JSON body. Raises InvalidInput, naming the field."""
@@ -71,6 +80,8 @@ class Call:
         return await asyncio.to_thread(function, *arguments, **named)
 
     async def reply(self, value: object, status: int = 200) -> None:
+        if self._learn is not None:
+            await asyncio.to_thread(self._learn)
         await self.exchange.send_json(status, msgspec.json.encode(value))
 
 

@@ -20,11 +20,21 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: int
 
 
+class CompletionDetails(msgspec.Struct, frozen=True):
+    """No model here thinks apart from what it says."""
+
+    reasoning_tokens: int = 0
+
+
+_SAID = CompletionDetails()
+
+
 class UsageShape(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails = _SAID
 
     @classmethod
     def of(cls, usage: Usage) -> UsageShape:

@@ -210,9 +210,15 @@ def _texts(criterion: Criterion) -> Iterator[tuple[str, str]]:
 
 def _check_python(source: str, place: str) -> None:
     try:
-        compile(source, "grader.py", "exec")
+        names = compile(source, "grader.py", "exec").co_names
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
         raise InvalidInput(f"'{place}' is no Python: {fault}", param=place) from None
+    if "grade" not in names:
+        raise InvalidInput(
+            f"'{place}' has no function 'grade'",
+            param=place,
+            next_step="define grade(sample, item), which returns a number",
+        )
 
 
 def _check_judge(criterion: ModelCriterion, dot: str) -> None:
