@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from bessemer.core.errors import ContextLengthExceeded
 from tests.browser.chromium import Watch, soon
@@ -39,6 +39,21 @@ def test_words_appear_while_the_answer_is_being_made(page: Page, site: Site) -> 
     expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")
     expect(page.locator(".turn:last-child .facts")).to_contain_text("base · 3 tokens ·")
     expect(page.locator(".turn:last-child .facts")).to_contain_text("tokens/s")
+
+
+def test_the_question_is_shown_as_code(page: Page, site: Site, context: BrowserContext) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
+    page.get_by_label("Message", exact=True).fill("What is <b>steel</b>?")
+    page.get_by_role("button", name="As code").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("code[data-name=Python]")).to_contain_text("What is <b>steel</b>?")
+    dialog.get_by_role("button", name="Copy as curl").click()
+    expect(dialog.get_by_role("button", name="Copied")).to_be_visible()
+    assert "/v1/chat/completions" in page.evaluate("navigator.clipboard.readText()")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_role("button", name="As code")).to_be_focused()
 
 
 def test_stop_ends_the_work_and_keeps_the_words(page: Page, site: Site) -> None:

@@ -136,6 +136,50 @@ def test_no_page_scrolls_sideways(
             assert overflow(page) <= 0, f"{address} at {size['width']} px, unfolded"
 
 
+def test_a_page_begins_with_what_it_is(page: Page, site: Site, watch: Watch) -> None:
+    watch.allow("status of 404")
+    for address in addresses(site):
+        page.goto(site.url + address)
+        expect(page.locator("h1")).to_have_count(1)
+        assert len(page.title().removesuffix(" · Bessemer")) > 2, address
+        if address.count("/") == 1 and address != "/nowhere":  # a page of the navigation
+            assert page.locator("nav a[aria-current=page]").count() == 1, address
+            told = page.locator("main p.quiet").first.inner_text()
+            assert told.count(" ") > 6, f"{address}: {told}"
+
+
+def test_a_name_breaks_between_its_parts(page: Page, site: Site) -> None:
+    """A heading of a telephone's width; no line of it ends inside of a word."""
+    job = ToldJob(site.platform, suffix="where-things-are")
+    page.set_viewport_size(NARROW)
+    page.goto(site.url + job.path)
+    lines = page.locator("h1").evaluate(
+        """(title) => {
+          const found = [], range = document.createRange();
+          const walk = document.createTreeWalker(title, NodeFilter.SHOW_TEXT);
+          while (walk.nextNode()) {
+            if (walk.currentNode.parentElement.closest(".badge")) continue;
+            for (let at = 0; at < walk.currentNode.length; at++) {
+              range.setStart(walk.currentNode, at);
+              range.setEnd(walk.currentNode, at + 1);
+              const top = Math.round(range.getBoundingClientRect().top);
+              if (found.at(-1)?.top !== top) found.push({ top, text: "" });
+              found.at(-1).text += range.toString();
+            }
+          }
+          return found.map((line) => line.text.trim()).filter((text) => text);
+        }"""
+    )
+    assert "".join(lines) == job.name and len(lines) > 1
+    assert {line[-1] for line in lines[:-1]} <= set(":-_"), lines
+
+
+def test_the_current_tab_is_in_sight_on_a_telephone(page: Page, site: Site) -> None:
+    page.set_viewport_size(NARROW)
+    page.goto(f"{site.url}/audit")
+    expect(page.locator("nav a[aria-current=page]")).to_be_in_viewport(ratio=0.9)
+
+
 def test_a_long_answer_fits_a_telephone(page: Page, site: Site) -> None:
     base = site.serving.responders["base"]
     base.always("word " * 50, "w" * 300, "\n```\n" + "code " * 60 + "\n```\n")

@@ -96,6 +96,13 @@ class House:
             text = answer.read().decode()
             return Page(answer.status, text, copied(text))
 
+    def calls_for(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+        """The texts that a script of a page gets for JSON that it posts."""
+        headers = {"cookie": self.cookie, "content-type": "application/json"}
+        asked = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(asked, timeout=WAIT_S) as answer:
+            return copied(answer.read().decode())
+
     def run(self, texts: Mapping[str, str]) -> dict[str, Ran]:
         """Run all texts of one call, by their names. Each has to succeed.
 

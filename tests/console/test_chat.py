@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from starlette.testclient import TestClient
 
 from bessemer.app.chat import respond
 from bessemer.app.platform import Platform
-from bessemer.console.chat import LineStream, _lines
+from bessemer.console.chat import LineStream, Question, Turn, _lines, call_of
 from bessemer.core.errors import Busy, ContextLengthExceeded
 from bessemer.core.protocols import ChatRequest
+from tests.console.copied import running_house
 from tests.console.fakes import FakeServing
+from tests.fakes import FakeResponder
+from tests.fakes import FakeServing as Answering
 
 QUESTION: dict[str, Any] = {
     "model": "base",
@@ -51,6 +55,30 @@ def test_the_question_reaches_the_chosen_model_as_asked(
     (request,) = serving.responders["taught"].requests
     assert request.messages == messages
     assert (request.sampling.temperature, request.max_tokens) == (0.5, 12)
+
+
+def test_what_is_copied_asks_what_the_page_asks(tmp_path: Path) -> None:
+    base = FakeResponder(("Hi", "!"))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "It's <b>"}]
+    with running_house(tmp_path, Answering({"base": base})) as house:
+        calls = house.calls_for("/console/chat/copied", {**QUESTION, "messages": messages})
+        texts = {name: calls["Ask this"][name] for name in ("curl", "Python")}
+        for number, ran in enumerate(house.run(texts).values()):
+            assert ran.json["choices"][0]["message"]["content"] == "Hi!"
+            request = base.requests[number]
+            assert request.messages == messages
+            assert (request.sampling.temperature, request.max_tokens) == (0.5, 12)
+
+
+def test_a_talk_of_many_turns_is_no_verb_and_nothing_is_no_question() -> None:
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")]
+    assert call_of(Question("base", turns)).cli is None
+    words = call_of(Question("base", turns[:1], 0.5, 9)).cli
+    assert words == ["chat", "base", "--message=a", "--temperature=0.5", "--max-tokens=9", "--json"]
+
+
+def test_nothing_cannot_be_copied(client: TestClient) -> None:
+    assert client.post("/console/chat/copied", json={**QUESTION, "messages": []}).status_code == 400
 
 
 def test_no_limit_means_no_limit(client: TestClient, serving: FakeServing) -> None:

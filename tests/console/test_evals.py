@@ -257,6 +257,17 @@ def test_another_projects_evals_are_not_there(neighbor: TestClient, platform: Pl
     assert neighbor.post(f"{base}/runs/{runs[0].id}/cancel").status_code == 404
 
 
+def test_what_is_copied_cancels_a_run(house: House) -> None:
+    definition = define(house.platform)
+    for name in ("curl", "Python"):
+        run = told_run(house.platform, definition, name, [P], end=False, total=2)
+        address = f"/evals/{definition.id}/runs/{run.id}"
+        text = house.page(address).calls["Cancel it"][name]
+        for ran in house.run({name: text}).values():
+            assert (ran.json["id"], ran.json["status"]) == (run.id, "canceled")
+            assert "Cancel it" not in house.page(address).calls
+
+
 @pytest.mark.parametrize("which", ["list", "eval", "run", "comparison"])
 def test_what_is_copied_says_what_the_page_shows(house: House, which: str) -> None:
     definition = define(house.platform)

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from bessemer.app import fine_tuning, names, spending
+from bessemer.app import jobs as run_jobs
 from bessemer.app.fine_tuning_method import Method
 from bessemer.app.fine_tuning_plans import Plans
 from bessemer.app.paging import PageRequest
@@ -179,7 +180,7 @@ def test_the_list_and_the_page_follow_a_job(client: TestClient, platform: Platfo
 
 
 def test_a_job_that_is_done_can_be_asked(client: TestClient, platform: Platform) -> None:
-    job = ToldJob(platform)
+    job = ToldJob(platform, validation_file=a_file(platform))
     run = job.begin()
     run.teach(range(1, 50), 49)
     run.finish()
@@ -192,6 +193,36 @@ def test_a_job_that_is_done_can_be_asked(client: TestClient, platform: Platform)
     assert "hx-get" not in text and "successfully completed" in text
     for verb in ("pause", "cancel", "resume"):
         assert f'action="{job.path}/{verb}"' not in text
+
+
+def test_nothing_is_called_validation_that_was_not_held_out(
+    client: TestClient, platform: Platform
+) -> None:
+    for job, held_out in (
+        (ToldJob(platform, suffix="a"), False),
+        (ToldJob(platform, suffix="b", validation_file=a_file(platform)), True),
+    ):
+        run = job.begin()
+        run.teach(range(1, 50), 49)
+        run.finish()
+        job.keep(49, train_loss=1.25)
+        job.end("succeeded")
+        text = client.get(job.path).text
+        for word in ("<dt>Validation loss</dt>", "</i>validation</span>", ">validation loss</th>"):
+            assert (word in text) == held_out, word
+        listed = client.get("/fine-tuning").text.split(job.path)[1].split("</li>")[0]
+        assert ("validation" in listed, "training loss" in listed) == (held_out, not held_out)
+
+
+def test_a_list_names_the_fault_and_not_the_files_id(
+    client: TestClient, platform: Platform
+) -> None:
+    file_id = a_file(platform, {"messages": []})
+    job = ToldJob(platform, training_file=file_id)
+    told = {"code": "x", "message": f"{file_id} has 1 faults:\n  line 1: empty", "param": None}
+    job.end("failed", told)
+    text = client.get("/fine-tuning").text
+    assert "the training file has 1 faults" in text and "failed after" in text
 
 
 def test_a_job_that_failed_leads_to_what_is_wrong(client: TestClient, platform: Platform) -> None:
@@ -264,9 +295,28 @@ def test_what_is_copied_lists_reads_and_steers(house: House) -> None:
         assert (ran.json["id"], ran.json["status"]) == (job.id, "running")
     for ran in house.run(calls["List its checkpoints"]).values():
         assert ran.json["data"] == []
-    for ran in house.run({"curl": calls["Read its events"]["curl"]}).values():
+    for ran in house.run(calls["Read its events"]).values():
         assert ran.json["data"][0]["object"] == "fine_tuning.job.event"
-    assert set(calls) >= {"Pause it", "Resume it", "Cancel it"}
+
+
+@pytest.mark.parametrize("name", ["curl", "Python"])
+@pytest.mark.parametrize("word", ["pause", "resume", "cancel"])
+def test_what_is_copied_steers_a_job(house: House, word: str, name: str) -> None:
+    if name == "curl" and shutil.which("curl") is None:
+        pytest.skip("no curl on the PATH")
+    job = ToldJob(house.platform)
+    if word != "cancel":
+        run = job.begin()
+        run.teach(range(1, 3), 49)
+        job.change(wanted="pause")
+        run.finish("cancelled")  # as the run ends that was asked to pause
+    if word == "pause":
+        run_jobs.resume(house.platform, house.platform.local_principal(), run.id)
+        job.change(wanted="run")
+    text = house.page(job.path).calls[f"{word.capitalize()} it"][name]
+    told = house.run({name: text})[name].json["status"]
+    assert told == {"pause": "paused", "resume": "queued", "cancel": "cancelled"}[word]
+    assert job.now.status == told
 
 
 def test_the_plan_is_copied_as_the_call_that_starts_it(house: House) -> None:

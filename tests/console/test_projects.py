@@ -211,6 +211,16 @@ def test_what_is_copied_says_what_the_pages_show(house: House) -> None:
         assert [key["redacted_value"] for key in ran[name].json["data"]] == hints
 
 
+@pytest.mark.parametrize("name", ["curl", "Python", "CLI"])
+def test_what_is_copied_revokes_a_key(house: House, name: str) -> None:
+    me = house.platform.local_principal()
+    key = create_key(house.platform, me, "notebook <b>", ["chat"])
+    text = house.page(HERE).calls["Revoke the key notebook <b>"][name]
+    for ran in house.run({name: text}).values():
+        assert key.id in ran.out
+        assert f"/keys/{key.id}/revoke" not in house.page(HERE).text
+
+
 def test_what_is_copied_does_what_the_forms_do(house: House) -> None:
     ran = house.run(house.page(HERE).calls["Create a key"])
     page = house.page(HERE).text

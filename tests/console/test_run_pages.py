@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,11 +13,29 @@ from starlette.testclient import TestClient
 from bessemer.app.platform import Platform
 from bessemer.core.processes import ProcessId
 from bessemer.core.runs import write_atomically
+from tests.console.copied import House, house
 from tests.console.told_runs import ToldRun, eval_run, found, train_run
+
+__all__ = ["house"]  # a fixture
 
 
 def test_an_empty_list_says_how_to_begin(client: TestClient) -> None:
     assert "bessemer train recipes/teach.toml" in client.get("/runs").text
+
+
+def test_what_is_copied_lists_reads_and_cancels(house: House) -> None:
+    run = ToldRun(house.platform, "train", "waits", {})
+    run.tell("plan", steps=49)
+    (listed,) = house.run(house.page("/runs").calls["List the runs"]).values()
+    assert [one["id"] for one in listed.json] == [run.id]
+    calls = house.page(run.path).calls
+    (told,) = house.run(calls["Look at the run"]).values()
+    assert (told.json["id"], told.json["state"]) == (run.id, "queued")
+    (said,) = house.run(calls["Read what it said"]).values()
+    assert [json.loads(line)["kind"] for line in said.out.splitlines()][-1] == "plan"
+    house.run(calls["Cancel it"])
+    page = house.page(run.path)
+    assert "is-cancelled" in page.text and "Cancel it" not in page.calls
 
 
 def test_the_list_has_every_run_newest_first(client: TestClient, platform: Platform) -> None:

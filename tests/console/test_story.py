@@ -40,6 +40,12 @@ def test_what_is_left_shrinks_while_nothing_is_said() -> None:
     assert left is not None and 49 < left <= 50
 
 
+def test_what_was_reckoned_before_a_pause_is_not_what_is_left() -> None:
+    step = {"t": 5.0, "kind": "step", "step": 1, "eta_s": 60.0}
+    running = {"t": 900.0, "kind": "state", "state": "running"}
+    assert Story.of([step, running]).eta_s is None
+
+
 def test_a_resumed_run_has_no_old_error() -> None:
     failed = {"t": 1.0, "kind": "state", "state": "failed", "error": {"message": "m"}}
     assert Story.of([failed]).error is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from bessemer.console.chat import Question, Turn, call_of
 from tests.tiny.house import Server
 from tests.tiny.world import CONTEXT_LENGTH
 
@@ -66,6 +68,14 @@ def test_metrics_tell_what_the_engines_did(served: Server, client: openai.OpenAI
     assert figure("engine_steps_total") > before["engine_steps_total"]
     assert figure("first_token_seconds_count") == before["first_token_seconds_count"] + 1
     assert figure("engine_kv_budget_tokens") > figure("engine_kv_tokens") > 0
+
+
+def test_the_chat_pages_verb_asks_in_the_terminal(served: Server) -> None:
+    turns = [Turn("system", "Be brief."), Turn("user", 'It\'s "quoted" $HOME')]
+    command = call_of(Question("tiny", turns, temperature=0, max_tokens=5)).as_cli()
+    assert command is not None
+    said = served.house.done(*shlex.split(command)[1:]).json
+    assert 1 <= said["completion_tokens"] <= 5
 
 
 def test_two_models_are_served_beside_each_other(client: openai.OpenAI) -> None:

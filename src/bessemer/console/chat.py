@@ -22,6 +22,7 @@ from starlette.types import Send
 from bessemer.app.chat import CHAT_SCOPE, Reply, ServedModel, Serving, list_models, respond
 from bessemer.app.metering import Meter
 from bessemer.console.asker import asker
+from bessemer.console.copying import ApiCall
 from bessemer.console.rendering import page
 from bessemer.core.errors import BessemerError, InvalidInput, PayloadTooLarge
 from bessemer.core.ids import new_id
@@ -69,6 +70,13 @@ class ChatPages:
         rows = [{"name": model.id, "state": model.state} for model in found]
         return JSONResponse({"models": rows})
 
+    async def copied(self, request: Request) -> Response:
+        """The question that the page would send, as calls from elsewhere."""
+        asker(request).require(CHAT_SCOPE)
+        question = _question(await _body(request))
+        _chat_request(question)  # what cannot be asked is not offered
+        return page(request, "chat_copied.html", calls=[call_of(question)])
+
     async def answer(self, request: Request) -> Response:
         """Stream one answer. Faults of the question are 400; later ones are a line."""
         question = _question(await _body(request))
@@ -78,6 +86,31 @@ class ChatPages:
 
     def _models(self, principal: Principal) -> list[ServedModel]:
         return list_models(self._serving, principal)
+
+
+def call_of(question: Question) -> ApiCall:
+    """A question as the API takes it; as a verb too where it is one message, which is its limit."""
+    body = {key: each for key, each in msgspec.to_builtins(question).items() if each is not None}
+    return ApiCall(
+        "Ask this",
+        "POST",
+        "/v1/chat/completions",
+        body=body,
+        python="chat.completions.create",
+        cli=_words(question),
+    )
+
+
+def _words(question: Question) -> list[str] | None:
+    *before, last = question.messages
+    if last.role != "user" or [turn.role for turn in before] not in ([], ["system"]):
+        return None
+    words = ["chat", question.model, f"--message={last.content}"]
+    words += [f"--system={turn.content}" for turn in before]
+    words.append(f"--temperature={question.temperature}")
+    if question.max_tokens is not None:
+        words.append(f"--max-tokens={question.max_tokens}")
+    return [*words, "--json"]
 
 
 class LineStream(StreamingResponse):
@@ -138,6 +171,8 @@ def _question(body: bytes) -> Question:
 
 
 def _chat_request(question: Question) -> ChatRequest:
+    if not question.messages:
+        raise InvalidInput("a question has one message or more", param="messages")
     if not 0 <= question.temperature <= 2:
         raise InvalidInput(
             f"temperature is {question.temperature}; it goes from 0 to 2", param="temperature"

@@ -153,6 +153,22 @@ class ApiCall:
         return [_literal(target), "cast_to=object", *body]
 
 
+@dataclass(frozen=True)
+class Command:
+    """What only a verb in the terminal does: `cli` are the words after `bessemer`."""
+
+    title: str
+    cli: Sequence[str]
+    key_variable: None = None
+
+    def texts(self, base_url: str) -> list[Text]:
+        """The one way there is; it needs no address."""
+        return [Text("CLI", shlex.join(["bessemer", *self.cli]))]
+
+
+Call = ApiCall | Command
+
+
 def _call(name: str, arguments: Sequence[str]) -> str:
     whole = f"{name}({', '.join(arguments)})"
     if len(whole) <= _WIDTH:

@@ -138,28 +138,35 @@ def whole_number(request: Request, name: str) -> int | None:
 
 def _calls_of_list(purpose: str | None) -> list[ApiCall]:
     query = {"purpose": purpose} if purpose else {}
+    words = ["--purpose", purpose] if purpose else []
+    sent_for = purpose if purpose in files.UPLOADED else "fine-tune"
     return [
-        ApiCall("List the files", "GET", "/v1/files", query=query, python="files.list"),
+        ApiCall(
+            "List the files", "GET", "/v1/files", query=query, python="files.list",
+            cli=["files", "list", *words, "--json"],
+        ),
         ApiCall(
             "Upload a file",
             "POST",
             "/v1/files",
-            body={"purpose": purpose if purpose in files.UPLOADED else "fine-tune"},
+            body={"purpose": sent_for},
             files={"file": "chats.jsonl"},
             python="files.create",
+            cli=["files", "add", "chats.jsonl", "--purpose", sent_for, "--json"],
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _calls_of(file: File) -> list[ApiCall]:
     path, ids = "/v1/files/{file_id}", [file.id]
     return [
-        ApiCall("Look at the file", "GET", path, ids, python="files.retrieve"),
-        ApiCall(
-            "Read its content", "GET", f"{path}/content", ids, python="files.content", answer="text"
-        ),
-        ApiCall("Delete the file", "DELETE", path, ids, python="files.delete"),
-    ]
+        ApiCall("Look at the file", "GET", path, ids, python="files.retrieve",
+                cli=["files", "get", file.id, "--json"]),
+        ApiCall("Read its content", "GET", f"{path}/content", ids, python="files.content",
+                answer="text", cli=["files", "get", file.id]),
+        ApiCall("Delete the file", "DELETE", path, ids, python="files.delete",
+                cli=["files", "delete", file.id]),
+    ]  # fmt: skip
 
 
 def _head(file: File) -> Head:

@@ -26,9 +26,9 @@ from bessemer.console.copying import ApiCall
 from bessemer.console.forms import Form
 from bessemer.console.job_form import FIELDS, body_of, choices, request_of, values_of
 from bessemer.console.rendering import page
-from bessemer.console.run_view import RunView
+from bessemer.console.run_view import RunView, Shown
 from bessemer.console.runs import RunPages
-from bessemer.console.wording import duration, setting
+from bessemer.console.wording import duration, figure, setting
 from bessemer.core.errors import BessemerError, NotFound
 from bessemer.core.principal import Principal
 
@@ -58,15 +58,36 @@ class JobView:
             case "queued":
                 return "waiting for its turn: one training runs at a time"
             case "succeeded" | "failed" | "cancelled" if self.job.finished_ms is not None:
-                return f"after {_duration(self.job)}"
+                verb = {
+                    "succeeded": "took",
+                    "failed": "failed after",
+                    "cancelled": "cancelled after",
+                }
+                return f"{verb[self.job.status]} {_duration(self.job)}"
         return self.run.progress_text if self.run else ""
 
     @property
     def news(self) -> str:
         """The one thing to know of it in a list."""
         if self.job.error:
-            return self.job.error.message
-        return self.run.news if self.run else ""
+            return self.job.error.message.replace(self.job.training_file, "the training file")
+        if self.run is None:
+            return ""
+        loss = self.run.story.step.get("loss")
+        if self.is_held_out or loss is None:
+            return self.run.news
+        return f"training loss {figure(loss)}"
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether what is measured between steps is no line that is learned as well."""
+        return self.job.validation_file is not None
+
+    @property
+    def figures(self) -> list[Shown]:
+        """Those of the run; nothing is called validation that was not held out."""
+        found = self.run.figures if self.run else []
+        return [one for one in found if self.is_held_out or not one.name.startswith("Validation")]
 
     @property
     def settings(self) -> list[tuple[str, str]]:
@@ -202,7 +223,11 @@ class JobPages:
 def _numbers(method: Method) -> list[tuple[str, str]]:
     numbers = method.section.hyperparameters
     told = [(name, getattr(numbers, name)) for name in numbers.__struct_fields__]
-    return [(name.replace("_", " "), setting(value)) for name, value in told if value != "default"]
+    return [
+        (name.removeprefix("n_").replace("_", " "), setting(value))
+        for name, value in told
+        if value != "default"
+    ]
 
 
 def _duration(job: Job) -> str:

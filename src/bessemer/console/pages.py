@@ -77,6 +77,7 @@ def build(
         Route("/chat", chat.show),
         Route("/console/models", chat.models),
         Route("/console/chat", chat.answer, methods=["POST"]),
+        Route("/console/chat/copied", chat.copied, methods=["POST"]),
         Route("/runs", runs.index),
         Route("/runs/{run_id}", runs.show),
         Route("/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),

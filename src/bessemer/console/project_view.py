@@ -118,12 +118,16 @@ def calls_of_list(principal: Principal) -> list[ApiCall]:
     return [*calls, people]
 
 
-def calls_of_project(principal: Principal, project: Project) -> list[ApiCall]:
+def calls_of_project(
+    principal: Principal, project: Project, keys: Sequence[OwnedKey]
+) -> list[ApiCall]:
+    """What is listed and made on the page; the first of `keys` is the one that is revoked."""
     may, where = may_change(principal, project), ["--project", project.id, "--json"]
     living = project.archived_ms is None
     calls = [_list("keys", "api_keys", project, ["key", "list", *where] if living else None)]
     if may.keys:
         calls.append(_create_key(project, where))
+        calls += [_revoke_key(project, owned.key.id, owned.key.name) for owned in keys[:1]]
     calls.append(_list("service accounts", "service_accounts", project, None))
     if may.people:
         calls.append(
@@ -168,4 +172,15 @@ def _create_key(project: Project, where: Sequence[str]) -> ApiCall:
             "expires_in_seconds": expiry_days * _DAY_S,
         },
         cli=["key", "create", *name, *scopes, *where],
+    )
+
+
+def _revoke_key(project: Project, key_id: str, name: str) -> ApiCall:
+    return ApiCall(
+        f"Revoke the key {name}",
+        "DELETE",
+        f"{_PROJECTS}/{{project_id}}/api_keys/{{api_key_id}}",
+        ids=[project.id, key_id],
+        python=f"{_CLIENT}.api_keys.delete",
+        cli=["key", "revoke", key_id, "--project", project.id],
     )

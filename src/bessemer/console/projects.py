@@ -161,7 +161,7 @@ class ProjectPages:
         return page(
             request,
             "project.html",
-            calls=calls_of_project(there, project),
+            calls=calls_of_project(there, project, view.keys),
             view=view,
             made=made,
             may=may_change(there, project),

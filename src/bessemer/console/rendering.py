@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from bessemer.app.usage import money
 from bessemer.console import wording
 from bessemer.console.asker import signed_in_if_any
-from bessemer.console.copying import ApiCall
+from bessemer.console.copying import Call
 from bessemer.console.navigation import tabs_of
 
 HERE = Path(__file__).parent
@@ -34,6 +34,7 @@ ENVIRONMENT.filters.update(
     ago=wording.ago,
     moment=wording.moment,
     clock=wording.clock,
+    breakable=wording.breakable,
     short_digest=wording.short_digest,
     day=wording.day,
     money=money,
@@ -45,7 +46,7 @@ def page(
     template: str,
     *,
     status: int = 200,
-    calls: Sequence[ApiCall] = (),
+    calls: Sequence[Call] = (),
     **facts: Any,
 ) -> Response:
     """The template as an HTML answer.

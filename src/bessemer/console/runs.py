@@ -15,6 +15,7 @@ from bessemer.app import jobs
 from bessemer.app.jobs import Run
 from bessemer.app.platform import Platform
 from bessemer.console.asker import asker
+from bessemer.console.copying import Command
 from bessemer.console.rendering import page
 from bessemer.console.run_view import RunView
 from bessemer.console.story import Story, curves
@@ -32,13 +33,19 @@ class RunPages:
 
     def index(self, request: Request) -> Response:
         found = jobs.list_runs(self._platform, asker(request), limit=LISTED)
-        return page(request, "runs.html", rows=[self.view(run) for run in found], limit=LISTED)
+        return page(
+            request,
+            "runs.html",
+            rows=[self.view(run) for run in found],
+            limit=LISTED,
+            calls=[Command("List the runs", ["runs", "--json"])],
+        )
 
     def show(self, request: Request) -> Response:
         run = self.view(self._get(request))
         asked = request.query_params.get("asked")
         asked = asked if asked in ("cancel", "resume") else None
-        return page(request, "run.html", run=run, asked=asked)
+        return page(request, "run.html", run=run, asked=asked, calls=_calls_of(run))
 
     def curves(self, request: Request) -> Response:
         """The points told after byte `?offset=`, and the offset to ask from next."""
@@ -74,3 +81,14 @@ class RunPages:
         if known is None or known[0] != size:
             known = self._stories[run.id] = (size, Story.read(run.folder.events))
         return known[1]
+
+
+def _calls_of(run: RunView) -> list[Command]:
+    # Runs are no objects of OpenAI's API; those of fine-tuning jobs are steered on their own pages.
+    calls = [
+        Command("Look at the run", ["runs", run.run_id, "--json"]),
+        Command("Read what it said", ["runs", run.run_id, "--events"]),
+    ]
+    if run.may_cancel:
+        calls.append(Command("Cancel it", ["runs", run.run_id, "--cancel"]))
+    return calls

@@ -20,7 +20,19 @@ LOSS_UNITS = {
 }
 # Fields of step and validation events that are shown by names of their own, or not at all.
 KNOWN = frozenset(
-    {"t", "kind", "step", "loss", "bits_per_byte", "lr", "grad_norm", "tokens_s", "mfu", "eta_s"}
+    {
+        "t",
+        "kind",
+        "step",
+        "loss",
+        "bits_per_byte",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "tokens_s",
+        "mfu",
+        "eta_s",
+    }
 )
 
 
@@ -115,8 +127,9 @@ class Story:
     def eta_s(self) -> float | None:
         """Seconds left by the run's own reckoning, less what has passed since it said so."""
         newest = max(self.step, self.progress_event, key=lambda event: event.get("t", 0.0))
-        eta = newest.get("eta_s")
-        if not isinstance(eta, (int, float)):
+        eta, said_s = newest.get("eta_s"), newest.get("t", 0.0)
+        # What it reckoned before it was paused says nothing of the time from its next start on.
+        if not isinstance(eta, (int, float)) or said_s < self.state.get("t", 0.0):
             return None
         return max(0.0, float(eta) - (time.time() - float(newest.get("t", time.time()))))
 

@@ -56,6 +56,7 @@ class UsagePages:
             calls=calls_of(asked, query.start_ms),
             view=UsageView(asked, found, self._names(me, asked.by)),
             budgets=budgets,
+            currency=spending.card_in_force(self._platform).currency.upper(),
             group=GROUPS[asked.by],
             spans=[(days, f"{days} days") for days in SPANS],
             groups=[(group, f"by {name}") for group, name in GROUPS.items()],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
 
 ABSENT = "–"
 
@@ -114,6 +117,15 @@ def day(unix_s: float) -> str:
     '1970-01-01'
     """
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow page may break after its separators, before it breaks a word.
+
+    >>> print(breakable("ft:a&b:c_d"))
+    ft:<wbr>a&amp;b:<wbr>c_<wbr>d
+    """
+    return Markup(re.sub(r"(?<=\w)([:_/@.])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def short_digest(digest: object) -> str:

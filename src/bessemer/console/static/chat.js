@@ -161,7 +161,9 @@
   }
 
   function list() {
-    $("talks").replaceChildren(...kept().map((one) => {
+    const found = kept();
+    $("no-talks").hidden = found.length > 0;
+    $("talks").replaceChildren(...found.map((one) => {
       const item = make("li");
       const link = make("a", "", one.title || "Untitled");
       link.href = `/chat?c=${one.id}`;
@@ -307,6 +309,30 @@
     ask();
   }
 
+  // --- from elsewhere ----------------------------------------------------------------------
+
+  // What would be sent now, as curl, Python and CLI; the server writes them.
+  async function showCode() {
+    if (!model.value) return say("There is no model yet. In the terminal: bessemer pull smollm2-135m-instruct");
+    const body = question(), text = prompt.value.trim();
+    if (text) body.messages.push({ role: "user", content: text });
+    while (body.messages.at(-1)?.role === "assistant") body.messages.pop();
+    if (!body.messages.some((one) => one.role === "user")) {
+      body.messages.push({ role: "user", content: document.querySelector(".example")?.textContent || "Hello" });
+    }
+    const response = await fetch("/console/chat/copied", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    }).catch(() => null);
+    if (!response?.ok) return say(response ? (await response.json()).error.message : "The server does not answer.");
+    say("");
+    $("code-texts").innerHTML = await response.text(); // escaped by the server's template
+    $("code-texts").querySelector("details").open = true;
+    document.dispatchEvent(new Event("copying"));
+    $("code").showModal();
+  }
+
   // --- the model picker --------------------------------------------------------------------
 
   async function models() {
@@ -402,6 +428,7 @@
     send();
   });
   prompt.addEventListener("input", fit);
+  $("as-code").addEventListener("click", showCode);
   $("stop").addEventListener("click", () => {
     running?.controller.abort();
     prompt.focus();

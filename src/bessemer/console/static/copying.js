@@ -1,11 +1,12 @@
 // Buttons that copy the text beside them. Without this script the text is there all the same.
+// Who adds texts later says so with the event `copying`.
 "use strict";
 
 (() => {
-  const said = document.getElementById("copying-said");
   const SHOWN_MS = 2000;
 
   async function copy(button) {
+    const said = document.getElementById("copying-said");
     const code = button.closest(".copied-text").querySelector("code");
     const label = button.firstChild;
     try {
@@ -21,8 +22,14 @@
     setTimeout(() => { label.textContent = "Copy"; }, SHOWN_MS);
   }
 
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    button.hidden = false;
-    button.addEventListener("click", () => copy(button));
+  function offer() {
+    for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
   }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+  });
+  document.addEventListener("copying", offer);
+  offer();
 })();
