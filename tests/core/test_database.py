@@ -123,6 +123,7 @@ def test_the_environment_can_name_another_database(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.sqlite("PostgreSQL syncs by itself")
 def test_a_writers_commits_are_synced_when_asked_and_at_the_end(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ class Shop(NamedTuple):
             self.work()
             return self.get(job)["status"] in statuses
 
-        until(there, f"the job is {statuses}", 30)
+        until(there, f"the job is {statuses}", 60)
         return self.get(job)
 
     def mark(self, name: str) -> Path:
