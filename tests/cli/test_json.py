@@ -19,6 +19,7 @@ NOT_READING = {
     ("login",),
     ("key", "revoke"),
     ("files", "delete"),
+    ("project", "give"),
     ("project", "rename"),
     ("project", "archive"),
     ("people", "role"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from bessemer.app import models, projects
+from bessemer.app.platform import Platform
 from bessemer.console.sessions import Sessions, token_folder
 from bessemer.core.home import Home
 from tests.cli.calling import say
@@ -51,6 +53,26 @@ def test_an_admin_key_and_an_invite_are_shown_once() -> None:
     assert "not shown again" in token.err
     assert say("people", "remove", "owner@localhost").status == 1
     assert say("people", "add", "ada@example.org", "--role", "king").status == 1
+
+
+def test_a_project_is_given_a_model_and_no_other() -> None:
+    say("project", "create", "research")
+    with Platform.open() as platform:
+        me = platform.local_principal()
+        for name in ("ours", "theirs"):
+            folder = platform.artifacts.workspace()
+            (folder / "config.json").write_text(name)
+            stored = platform.artifacts.put(folder, kind="model", name=name)
+            models.register(platform, me, name, stored)
+    given = say("project", "give", "research", "theirs")
+    assert (given.status, given.err) == (0, "") and "research may ask theirs" in given.out
+    assert say("project", "give", "research", "theirs").status == 0
+    with Platform.open() as platform:
+        there = projects.acting_in(platform, platform.local_principal(), "research")
+        assert [model.name for model in models.list_models(platform, there)] == ["theirs"]
+    (line,) = say("audit", "--project", there.project_id, "--action", "model.named", "--json").json
+    assert line["target"] == "theirs"
+    assert "no model 'nothing'" in say("project", "give", "research", "nothing").err
 
 
 def test_the_trail_of_some_days() -> None:

@@ -32,6 +32,9 @@ def test_prices_are_zero_until_they_are_set(tmp_path: Path) -> None:
     file.write_text(CARD)
     assert "is in force: 1 rates in usd" in say("prices", "set", str(file)).out
     assert say("prices", "show", "--json").json["rates"][0]["completion"] == 2_000_000
+    file.write_text(CARD + "training = 3_141_592\n")
+    say("prices", "set", str(file))
+    assert "3,141,592" in say("prices", "show").out
     file.write_text(CARD.replace("1_000_000", "0.5"))
     said = say("prices", "set", str(file))
     assert said.status == 1 and "write $0.15 as 150_000" in said.err

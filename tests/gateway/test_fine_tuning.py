@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from bessemer.app.adapters import find_adapter
 from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
+from bessemer.app.spending import set_prices
 from bessemer.app.supervisor import Supervisor
 from bessemer.core.home import Home
-from bessemer.core.principal import Principal
+from bessemer.core.principal import ModelRule, Principal
 from bessemer.core.runs import RunFolder
 from bessemer.gateway.asgi import build
 from bessemer.gateway.exchange import ASGIApp
@@ -38,14 +40,17 @@ from tests.unreachable import away
 JOBS = "/v1/fine_tuning/jobs"
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
 RICH_KEY = "sk-bsm-test-rich-other"
+DENIED_KEY = "sk-bsm-test-denied"
 
 
 class RichRing(FakeKeyRing):
-    """With a key of another project that may do everything there."""
+    """With a key that may do everything in another project, and one that may not ask `tiny`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._principals[RICH_KEY] = Principal("org", "p2", "u2", frozenset({"*"}))
+        rule = ModelRule("deny_list", frozenset({"tiny"}))
+        self._principals[DENIED_KEY] = replace(ME, models=rule)
 
 
 class Shop(NamedTuple):
@@ -261,6 +266,24 @@ def test_a_file_that_is_not_there_or_of_another_purpose_is_refused(shop: Shop) -
     body["training_file"] = shop.upload(world.chats(1), purpose="batch")
     other = call(shop.app, JOBS, body)
     assert (other.status, other.error["param"]) == (400, "training_file")
+
+
+def test_a_model_that_a_project_may_not_ask_it_may_not_train(shop: Shop) -> None:
+    body = {"model": "tiny", "training_file": shop.upload(world.chats(2))}
+    answer = call(shop.app, JOBS, body, key=DENIED_KEY)
+    assert (answer.status, answer.error["param"]) == (400, "model")
+    assert "cannot be fine-tuned: The model `tiny` does not exist" in answer.error["message"]
+
+
+def test_a_job_that_has_no_price_is_refused_before_it_is_made(shop: Shop) -> None:
+    card = 'currency = "usd"\n[[rates]]\nmodel = "*"\nprompt = 1\ncompletion = 2\n'
+    body = {"model": "tiny", "training_file": shop.upload(world.chats(2))}
+    set_prices(shop.platform, ME, card, "prices")
+    answer = call(shop.app, JOBS, body)
+    assert (answer.status, answer.error["param"]) == (400, "model")
+    assert "(next: add device_hour or training to that rate" in answer.error["message"]
+    set_prices(shop.platform, ME, card + "training = 0\n", "prices")
+    assert call(shop.app, JOBS, body).status == 200
 
 
 def test_another_project_sees_nothing_and_a_poor_key_is_refused(shop: Shop) -> None:

@@ -259,3 +259,19 @@ def test_a_signal_ends_serve_and_the_program_goes_on(number: signal.Signals) -> 
     finally:
         process.kill()
     assert (rest, process.returncode) == ("in order\n", 0)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        request_bytes("/v1/chat/completions", {"Authorization": "Bearer \x01"}),
+        request_bytes("/v1/chat/completions", {"Content-Length": "-5"}),
+    ],
+)
+def test_what_is_no_http_is_refused_in_openais_shape(sent: bytes) -> None:
+    with running(app_of(FakeResponder())) as server, connected(server, sent) as sock:
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
+    error = json.loads(body)["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")

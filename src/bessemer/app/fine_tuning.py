@@ -29,6 +29,7 @@ from bessemer.app.chat import no_such_model
 from bessemer.app.fine_tuning_method import Method
 from bessemer.app.paging import PageRequest, read_page
 from bessemer.app.platform import Platform
+from bessemer.app.spending import card_in_force
 from bessemer.app.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from bessemer.core.database import now_ms
 from bessemer.core.errors import Conflict, InvalidInput, NotFound
@@ -36,6 +37,7 @@ from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 from bessemer.core.runs import RunFolder
 from bessemer.core.tables import names
+from bessemer.ledger.counts import Counts
 from bessemer.models.encoder_config import is_encoder
 from bessemer.text.grader_objects import read_grader
 
@@ -113,7 +115,8 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
 
     Raises:
         NotFound: there is no such file in the project.
-        InvalidInput: the model cannot be fine-tuned, or a field makes no sense.
+        InvalidInput: the model cannot be fine-tuned, training it has no price, or a field makes no
+            sense.
     """
     checked = check(platform, principal, request)
     method = checked.method
@@ -162,6 +165,8 @@ def check(platform: Platform, principal: Principal, request: Request) -> Checked
     _check_file(platform, principal, request.training_file, "training_file")
     if request.validation_file is not None:
         _check_file(platform, principal, request.validation_file, "validation_file")
+    # Raises where the rate of the model has no price for training: its run could not begin.
+    card_in_force(platform).cost_micro(base, Counts(training=1))
     return Checked(method, base)
 
 
@@ -384,6 +389,9 @@ def _trainable(platform: Platform, principal: Principal, model: str) -> str:
     """The name of the base that the model is, or is an adapter of."""
     try:
         found = find_served(platform, principal, model)
+        rule = principal.models
+        if rule is not None and not (rule.allows(model) and rule.allows(found.name)):
+            raise no_such_model(model)
     except NotFound as fault:
         raise InvalidInput(
             f"the model {model[:100]!r} cannot be fine-tuned: {fault.message}",

@@ -30,6 +30,7 @@ def set_prices(file: Path) -> None:
       model = "*"
       prompt = 150_000
       completion = 600_000
+      training = 3_000_000
     """
     from bessemer.app import spending
     from bessemer.app.platform import Platform
@@ -52,7 +53,7 @@ def show(as_json: bool) -> None:
     if as_json:
         print_json({"digest": card.digest, **card.model_dump(exclude_none=True)})
         return
-    columns = ("prompt", "cached", "completion", "reasoning", "device_hour")
+    columns = ("prompt", "cached", "completion", "reasoning", "training", "device_hour")
     rows = [
         (rate.model, *("" if (price := getattr(rate, name)) is None else f"{price:,}"
                        for name in columns))

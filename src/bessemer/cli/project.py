@@ -12,7 +12,7 @@ def command() -> None:
     """Create, list, rename and archive projects.
 
     Each project has its own files, runs, models and keys, out of sight in every other. Verbs in the
-    terminal work in the default project.
+    terminal work in the default project; `give` lets another one ask a model that is here.
     """
 
 
@@ -58,6 +58,28 @@ def list_projects(archived: bool, as_json: bool) -> None:
         for one in found
     ]
     print_rows(("ID", "NAME", "STATE", "MADE"), rows, "no projects; bessemer project create NAME")
+
+
+@command.command()
+@click.argument("project")
+@click.argument("model")
+def give(project: str, model: str) -> None:
+    """Let PROJECT, by its name or id, ask MODEL of the default project, by the same name.
+
+    \b
+    Example:
+      bessemer project give research smollm2-135m-instruct
+    """
+    from bessemer.app import models, projects
+    from bessemer.app.platform import Platform
+
+    with Platform.open() as platform:
+        me = platform.local_principal()
+        found = models.find_model(platform, me, model)
+        there = projects.acting_in(platform, me, project)
+        models.register(platform, there, found.name, found.artifact)
+        name = projects.get(platform, me, there.project_id).name
+    click.echo(f"{name} may ask {found.name}; bessemer key create --project {name!r}")
 
 
 @command.command()
