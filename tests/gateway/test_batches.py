@@ -267,6 +267,17 @@ def test_a_project_that_may_not_ask_a_model_may_not_in_a_batch_either(platform: 
     assert [row.model for row in rows_of(platform)] == ["tiny"]
 
 
+def test_answers_with_unicodes_line_ends_are_still_a_line_each(platform: Platform) -> None:
+    said = "one\u2028two\u2029three\x85four"
+    with house(platform, fakes(lines=FakeResponder([said]))) as here:
+        batch = here.run(
+            [line("a", CHAT, model="lines", messages=[{"role": "user", "content": "?"}])]
+        )
+        text = here.client.files.content(batch.output_file_id or "").text
+    (found,) = map(json.loads, text.splitlines())
+    assert found["response"]["body"]["choices"][0]["message"]["content"] == said
+
+
 # kill -9
 
 

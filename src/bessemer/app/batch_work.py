@@ -33,6 +33,7 @@ from bessemer.app.platform import Platform
 from bessemer.app.tables import batches
 from bessemer.core.errors import NotFound
 from bessemer.core.ids import new_id
+from bessemer.data.jsonl import one_line
 
 # Requests of all batches to one model at a time: half of what an engine computes together.
 IN_FLIGHT = 16
@@ -330,10 +331,10 @@ def _write(
     unanswered = 0
     for number, result in enumerate(log.read()):
         if result is not None:
-            (output if result.ok else errors).write(bytes(result.written) + b"\n")
+            (output if result.ok else errors).write(one_line(bytes(result.written)))
         elif outcome == "expired":
             unanswered += 1
-            errors.write(_expired(lines[number]) + b"\n")
+            errors.write(one_line(_expired(lines[number])))
     return unanswered
 
 

@@ -20,6 +20,7 @@ from bessemer.app.tables import chat_completions
 from bessemer.app.tables import feedback as rows
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
+from bessemer.data.jsonl import one_line
 from bessemer.data.preferences import Preference
 
 FILENAME = "feedback.jsonl"
@@ -37,7 +38,7 @@ def write_pairs(platform: Platform, principal: Principal) -> File:
     with files.writer(platform) as written:
         with platform.db.read() as connection:
             for pair in _pairs(connection, principal):
-                written.write(msgspec.json.encode(pair.as_line()) + b"\n")
+                written.write(one_line(msgspec.json.encode(pair.as_line())))
         if not written.bytes:
             raise InvalidInput(
                 "nobody has corrected a stored chat completion of this project",

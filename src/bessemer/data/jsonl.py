@@ -37,6 +37,18 @@ class Line(NamedTuple):
     fault: str | None = None
 
 
+# Where `str.splitlines` ends a line as well, and JSON may have them as they are in strings.
+_LINE_ENDS = {end.encode(): f"\\u{ord(end):04x}".encode() for end in "\x85\u2028\u2029"}
+
+
+def one_line(value: bytes) -> bytes:
+    """A JSON value in UTF-8 as a line, and as one line to whoever splits texts by Unicode's rules,
+    as `text.splitlines()` does."""
+    for end, escaped in _LINE_ENDS.items():
+        value = value.replace(end, escaped)
+    return value + b"\n"
+
+
 def read_lines(path: Path, place: Place = BEGIN) -> Iterator[Line]:
     """Every line that is not blank, from one on that begins at `place`.
 
