@@ -221,6 +221,14 @@ def test_what_is_copied_revokes_a_key(house: House, name: str) -> None:
         assert f"/keys/{key.id}/revoke" not in house.page(HERE).text
 
 
+@pytest.mark.parametrize("name", ["curl", "Python", "CLI"])
+def test_what_is_copied_creates_a_project(house: House, name: str) -> None:
+    text = house.page("/projects").calls["Create a project"][name]
+    for made in house.run({name: text}).values():
+        page = house.page("/projects").text
+        assert f'<a href="/projects/{made.json["id"]}">' in page
+
+
 def test_what_is_copied_does_what_the_forms_do(house: House) -> None:
     ran = house.run(house.page(HERE).calls["Create a key"])
     page = house.page(HERE).text

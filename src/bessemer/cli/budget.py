@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from bessemer.cli.key import project_option
+from bessemer.cli.acting import acting, project_option
 from bessemer.cli.output import json_option, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -82,12 +82,9 @@ def lift(scope: str, period: str, project: str | None) -> None:
 def show(project: str | None, as_json: bool) -> None:
     """Print budgets and what is left of them."""
     from bessemer.app import spending
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
     from bessemer.app.usage import money
 
-    with Platform.open() as platform:
-        there = acting_in(platform, platform.local_principal(), project)
+    with acting(project) as (platform, there):
         found = spending.list_budgets(platform, there)
     if as_json:
         rows = [{**budget._asdict(), "balance": budget.balance._asdict()} for budget in found]
@@ -178,13 +175,11 @@ def _alert_facts(alert: SpendAlert) -> dict[str, object]:
 
 def _set(scope: str, period: str, project: str | None, limit_micro: int | None) -> None:
     from bessemer.app import spending
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
-    with Platform.open() as platform:
+    with acting(project) as (platform, there):
         spending.set_budget(
             platform,
-            acting_in(platform, platform.local_principal(), project),
+            there,
             cast("spending.Scope", scope),
             cast("spending.Period", period),
             limit_micro,

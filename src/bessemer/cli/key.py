@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import click
 
+from bessemer.cli.acting import acting, project_option
 from bessemer.cli.output import ago, json_option, print_json, print_rows
 from bessemer.cli.quantities import Duration
-
-project_option = click.option(
-    "--project", help="A project's name or id, in place of the default project."
-)
 
 
 @click.group()
@@ -47,17 +44,13 @@ def create(
       bessemer key create --name terraform --admin --expires 365d
     """
     from bessemer.app import admin_keys, keys
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
     if admin and (scope or project):
         raise click.UsageError("--admin has its own scopes and belongs to no project")
-    with Platform.open() as platform:
-        me = platform.local_principal()
+    with acting(project) as (platform, there):
         if admin:
-            key = admin_keys.create(platform, me, name, expires).key
+            key = admin_keys.create(platform, platform.local_principal(), name, expires).key
         else:
-            there = acting_in(platform, me, project)
             scopes = scope or keys.DEFAULT_SCOPES
             key = keys.create_key(platform, there, name, scopes, expires_in_s=expires)
     if as_json:
@@ -77,11 +70,8 @@ def list_keys(project: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from bessemer.app import keys
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
-    with Platform.open() as platform:
-        there = acting_in(platform, platform.local_principal(), project)
+    with acting(project) as (platform, there):
         found = keys.list_keys(platform, there)
     if as_json:
         print_json([asdict(key) for key in found])
@@ -108,11 +98,8 @@ def list_keys(project: str | None, as_json: bool) -> None:
 def revoke(key_id: str, project: str | None) -> None:
     """End a key; servers notice within a second."""
     from bessemer.app import keys
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
-    with Platform.open() as platform:
-        there = acting_in(platform, platform.local_principal(), project)
+    with acting(project) as (platform, there):
         key = keys.revoke_key(platform, there, key_id)
     click.echo(f"{key.id} ({key.name}) is revoked")
 

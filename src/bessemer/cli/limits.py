@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bessemer.cli.key import project_option
+from bessemer.cli.acting import acting, project_option
 from bessemer.cli.output import json_option, print_json, print_rows
 
 _model = click.option(
@@ -63,11 +63,8 @@ def lift(model: str, key: str | None, project: str | None) -> None:
 def show(project: str | None, as_json: bool) -> None:
     """Print the limits of a project, and of its keys."""
     from bessemer.app import limits
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
-    with Platform.open() as platform:
-        there = acting_in(platform, platform.local_principal(), project)
+    with acting(project) as (platform, there):
         found = limits.list_set(platform, there)
     if as_json:
         print_json([one._asdict() for one in found])
@@ -84,11 +81,8 @@ def _set(
     requests: int | None, tokens: int | None, model: str, key: str | None, project: str | None
 ) -> None:
     from bessemer.app import limits
-    from bessemer.app.platform import Platform
-    from bessemer.app.projects import acting_in
 
-    with Platform.open() as platform:
-        there = acting_in(platform, platform.local_principal(), project)
+    with acting(project) as (platform, there):
         if key is None:
             limits.set_limit(
                 platform, there, there.project_id, model, requests=requests, tokens=tokens
