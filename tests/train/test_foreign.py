@@ -92,7 +92,10 @@ def test_it_learns_resumes_to_the_bit_and_its_loss_is_transformers_own(
     assert same_bits(straight, torn)
     assert theirs(straight.output / "model").config.model_type == family
     ChatTemplate.load(straight.output / "model")
-    assert all(0 < event["mfu"] < 1 for event in events(straight, "step"))
+    shares = [event["mfu"] for event in events(straight, "step")]
+    # Four decimals: so small a model's step that had to wait may have none of them.
+    assert 0 <= min(shares) <= max(shares) < 1
+    assert max(shares) > 0
 
 
 def test_lora_leaves_an_adapter_that_peft_opens_on_its_base(tmp_path: Path) -> None:
