@@ -56,7 +56,8 @@ def test_an_admin_key_and_an_invite_are_shown_once() -> None:
 
 
 def test_a_project_is_given_a_model_and_no_other() -> None:
-    say("project", "create", "research")
+    made = say("project", "create", "research")
+    assert "bessemer project give 'research' MODEL" in made.out
     with Platform.open() as platform:
         me = platform.local_principal()
         for name in ("ours", "theirs"):

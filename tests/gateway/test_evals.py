@@ -337,7 +337,7 @@ def test_the_model_behind_a_metric_can_be_pulled_by_what_its_absence_says(served
     made = client.evals.create(data_source_config=CONFIG, testing_criteria=[alike])
     found = refused(lambda: client.evals.runs.create(made.id, data_source=sampled("paris")))
     assert found["status"] == 404
-    assert "(next: bessemer pull all-minilm-l6-v2 brings it in" in found["message"]
+    assert "bessemer pull all-minilm-l6-v2 brings one in" in found["message"]
 
 
 @pytest.mark.parametrize(

@@ -278,9 +278,10 @@ def find_model(serving: Serving, principal: Principal, model: str) -> ServedMode
 
 def no_such_model(model: str) -> ModelNotFound:
     shown = model if len(model) <= 100 else model[:100] + "..."
-    pull = f"bessemer pull {model} brings it in, and " if model in CATALOG else ""
+    bring = f"bessemer pull {model}" if model in CATALOG else "bessemer pull"
     return ModelNotFound(
         f"The model `{shown}` does not exist or you do not have access to it.",
-        next_step=f"{pull}GET /v1/models lists the models you can use",
+        next_step="GET /v1/models lists the models you can use; on the server's machine,"
+        f" {bring} brings one in, and bessemer project give lets another project ask it",
         param="model",
     )

@@ -34,7 +34,9 @@ def create(name: str, as_json: bool) -> None:
     if as_json:
         print_json(made._asdict())
         return
-    click.echo(f"{made.id} ({made.name}); bessemer key create --project {made.name!r}")
+    click.echo(f"{made.id} ({made.name}); it may ask no model yet")
+    click.echo(f"a model for it: bessemer project give {made.name!r} MODEL")
+    click.echo(f"a key for it: bessemer key create --project {made.name!r}")
 
 
 @command.command(name="list")
