@@ -270,8 +270,10 @@ def api_page() -> str:
             " `x-request-id`.",
             "## POST /v1/chat/completions",
             *_parameter_tables(chat_request.ChatBody, chat_request._NEUTRAL),
-            f"At most {chat_request.MAX_MESSAGES:,} messages. A message with a name, audio or"
-            " images is refused.",
+            f"At most {chat_request.MAX_MESSAGES:,} messages. One with audio or images is refused,"
+            " and one with a `name` where the model's chat template writes none. A refusal is what"
+            " the assistant said; `parsed` and `parsed_arguments`, which OpenAI's client adds, are"
+            " left.",
             "## POST /v1/responses",
             *_parameter_tables(response_request.ResponseBody, response_request._NEUTRAL),
             "`input` is a string, or items: messages (text), `function_call`,"

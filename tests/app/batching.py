@@ -111,7 +111,12 @@ def run(platform: Platform, answerer: Any, batch: batches.Batch) -> batches.Batc
 
     async def work() -> batches.Batch:
         async with going(platform, answerer):
-            return await done(platform, batch)
+            over = await done(platform, batch)
+            # Its folder goes after its status is told; a server that ends between leaves it to the
+            # next one.
+            folder = platform.home.batches / batch.id
+            await until_async(lambda: not folder.exists(), f"{folder} is gone")
+            return over
 
     return asyncio.run(work())
 

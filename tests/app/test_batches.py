@@ -97,6 +97,21 @@ def test_a_fault_is_named_with_its_line_and_nothing_is_asked(
     assert "failed" in batch.moments and list(platform.home.batches.iterdir()) == []
 
 
+def test_a_fault_names_the_field_and_not_all_of_a_long_one(
+    platform: Platform, owner: Principal
+) -> None:
+    bad = {
+        b"[]": None,
+        b"{}": "custom_id",
+        line("a").replace(b'"url"', b'"also":1,"url"'): "also",
+        line("b").replace(b'"POST"', b"null"): "method",
+        line("c").replace(b'"url"', b'"' + b"long" * 10_000 + b'":1,"url"'): "long" * 50,
+    }
+    batch = run(platform, Echo(), submit(platform, owner, [raw.strip() + b"\n" for raw in bad]))
+    assert [fault.param for fault in batch.faults] == list(bad.values())
+    assert all(len(fault.message) < 400 for fault in batch.faults)
+
+
 def test_an_id_that_is_there_already_names_both_lines(platform: Platform, owner: Principal) -> None:
     batch = run(platform, Echo(), submit(platform, owner, [line("a"), line("b"), line("a")]))
     (fault,) = batch.faults

@@ -71,6 +71,15 @@ def test_the_engine_gets_the_templates_ids_the_stop_ids_and_the_sampling(
     assert set(asked.stop_ids) == tokenizer.eos_ids != set()
 
 
+def test_a_name_that_the_template_does_not_write_is_refused(tokenizer: Tokenizer) -> None:
+    engine = FakeEngine([5])
+    named = [{"role": "user", "name": "Ann", "content": "Hello"}]
+    with pytest.raises(InvalidInput) as fault:
+        respond(tokenizer, engine, ask(messages=named))
+    assert (fault.value.code, fault.value.param) == ("unsupported_parameter", "messages[0].name")
+    assert engine.requests == []
+
+
 def test_a_bare_prompt_goes_without_template_as_text_and_as_ids(tokenizer: Tokenizer) -> None:
     engine = FakeEngine()
     ids = tokenizer.encode("go on")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.app.batching import line
+from bessemer.app import batches
+from bessemer.app.platform import Platform
+from tests.app.batching import Echo, line, run
 from tests.cli.calling import say
 
 
@@ -50,3 +52,19 @@ def test_a_batch_is_begun_from_a_path_or_a_file_and_cancelled(tmp_path: Path) ->
     assert say("batches", "show", "batch_none").status == 1
     refused = say("batches", "create", str(path), "--endpoint", "/v1/moderations")
     assert refused.status == 1 and "/v1/embeddings" in refused.err
+
+
+def test_a_batch_with_faults_shows_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(line("a") + b"{\n" * 30 + line("a") + line("b", "/v1/embeddings"))
+    made = say("batches", "create", str(path)).out.strip()
+    echo = Echo()
+    with Platform.open() as platform:
+        run(platform, echo, batches.get(platform, platform.local_principal(), made))
+    shown = say("batches", "show", made)
+    told = [said for said in shown.out.splitlines() if said.startswith("line ")]
+    assert [said.split(":")[0] for said in told] == [f"line {number}" for number in range(2, 34)]
+    assert "that of line 1 already" in told[-2] and "'/v1/embeddings'" in told[-1]
+    assert "failed" in shown.out and echo.asked == []
+    errors = say("batches", "show", made, "--json").json["errors"]
+    assert [error["line"] for error in errors] == [*range(2, 34)]

@@ -171,6 +171,12 @@ def test_messages_are_text_and_the_developer_speaks_as_system() -> None:
         {"role": "assistant", "content": "ok", "refusal": None, "annotations": [], "audio": None,
          "function_call": None, "tool_calls": None},
         {"role": "user", "content": ""},
+        # A refusal is what the assistant said, as a text or as parts.
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "text", "text": "Well, "},
+                                          {"type": "refusal", "refusal": "no."}]},
+        {"role": "assistant", "content": "yes", "refusal": ""},
+        {"role": "user", "content": "Why?", "name": "Ann", "refusal": None},
     ]  # fmt: skip
     assert chat(app_of(responder), messages=messages).status == 200
     assert responder.requests[0].messages == [
@@ -178,6 +184,10 @@ def test_messages_are_text_and_the_developer_speaks_as_system() -> None:
         {"role": "user", "content": "one two"},
         {"role": "assistant", "content": "ok"},
         {"role": "user", "content": ""},
+        {"role": "assistant", "content": "No."},
+        {"role": "assistant", "content": "Well, no."},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "name": "Ann", "content": "Why?"},
     ]
 
 
@@ -237,7 +247,9 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "user", "content": "x", "name": "Ann"}, "messages[0].name"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "messages[0].audio"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]},
+         "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
          "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "file": {}}]},
@@ -264,6 +276,9 @@ def test_messages_that_need_more_than_text_are_refused_by_place(
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "refusal": "No."}]}, "messages[0].refusal"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]},
+         "messages[0].content[0].refusal"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
          "messages[0].content[0].text"),
         ({"temperature": 2.1}, "temperature"),

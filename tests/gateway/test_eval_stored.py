@@ -102,6 +102,20 @@ def test_stored_chats_are_judged_as_they_were_answered(
     assert len(models["paris"].requests) + len(models["rome"].requests) == asked
 
 
+def test_what_was_refused_is_what_was_said(served: House) -> None:
+    client = served.client()
+    messages: Any = [
+        {"role": "user", "content": "Mars?"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "Never."}]},
+        {"role": "user", "content": "France?"},
+    ]
+    client.chat.completions.create(model="paris", messages=messages, store=True)
+    (one,) = evaluated(client, stored())
+    item: Any = one.datasource_item
+    assert [m["content"] for m in item["input"]] == ["Mars?", "No.", "Never.", "France?"]
+
+
 def test_another_model_answers_what_was_stored_anew(
     served: House, models: dict[str, FakeResponder]
 ) -> None:

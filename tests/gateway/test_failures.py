@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
 
 import pytest
@@ -13,6 +15,7 @@ from bessemer.core.errors import (
     EngineUnavailable,
     ModelTooLarge,
 )
+from bessemer.core.ids import new_id
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import (
@@ -98,6 +101,46 @@ def test_without_a_valid_key_nothing_is_answered(header: str | None, path: str) 
     assert answer.error["code"] == "invalid_api_key"
     assert answer.headers["www-authenticate"] == "Bearer"
     assert responder.requests == []
+
+
+@pytest.mark.parametrize(
+    ("project", "status"),
+    [
+        ("proj_abc123DEF456ghi789JKL012", 200),  # OpenAI's, which who moves still has set
+        ("proj_01jd3k5v8w2x4y6z8a0c2e4g6", 200),  # nearly one of ours, and none
+        ("p1", 200),
+        ("", 200),
+        ("research", 200),
+        ("project_default", 401),
+        (new_id("proj"), 401),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/v1/models"])
+def test_a_key_acts_in_no_other_project_of_ours_than_asked(
+    project: str, status: int, path: str
+) -> None:
+    responder = FakeResponder()
+    headers = {"openai-organization": "org-abc123", "openai-project": project}
+    method = "GET" if path == "/v1/models" else "POST"
+    body = {"model": "tiny", "input": "x"} if path == "/v1/embeddings" else BODY
+    answer = call(app_of(responder), path, body, method=method, headers=headers)
+    assert (answer.status == 401) == (status == 401)
+    if status == 401:
+        assert (answer.error["code"], responder.requests) == ("mismatched_project", [])
+        assert answer.error["type"] == "invalid_request_error"
+        assert "'p1'" in answer.error["message"] and project in answer.error["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings"])
+def test_a_packed_body_is_refused_in_plain_words(path: str) -> None:
+    packed = gzip.compress(json.dumps(BODY).encode())
+    for encoding in ("gzip", "GZIP", "br", "zstd", "identity, gzip"):
+        answer = call(app_of(FakeResponder()), path, packed, headers={"content-encoding": encoding})
+        assert (answer.status, answer.error["code"]) == (415, "unsupported_encoding")
+        assert repr(encoding) in answer.error["message"]
+    for encoding in ("identity", " Identity ", ""):
+        headers = {"content-encoding": encoding}
+        assert call(app_of(FakeResponder()), CHAT, BODY, headers=headers).status == 200
 
 
 def test_the_key_is_asked_for_before_the_body_is_read() -> None:

@@ -130,6 +130,8 @@ def test_a_form_that_breaks_off_leaves_nothing(app: ASGIApp, platform: Platform)
     for broken in (body[:-10], body[:60], b"", b"no form"):
         assert call(app, "/v1/files", broken, headers=headers).status == 400
     assert call(app, "/v1/files", {"purpose": "batch"}).status == 400
+    packed = call(app, "/v1/files", body, headers={**headers, "content-encoding": "gzip"})
+    assert (packed.status, packed.error["code"]) == (415, "unsupported_encoding")
     assert list(platform.home.files.iterdir()) == []
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import openai
+import pydantic
 import pytest
+from openai.types.chat import ChatCompletionMessage, ParsedChatCompletionMessage
 
 from bessemer.core.errors import Busy, ContextLengthExceeded, EngineUnavailable
+from bessemer.core.ids import new_id
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import CHAT_KEY, KEY, Running, app_of, running
 
 HI = [{"role": "user", "content": "Hi"}]
 RESPONDERS = {
     "tiny": FakeResponder(["Hello", ", ", "wörld"]),
+    "json": FakeResponder(['{"city": "Paris"}']),
     "full": FakeResponder(error=Busy("full", retry_after_s=1)),
     "dead": FakeResponder(error=EngineUnavailable("it died")),
     "small": FakeResponder(error=ContextLengthExceeded("8 tokens, 9 tokens")),
@@ -65,13 +70,73 @@ def test_the_clients_own_stream_helper(client: openai.OpenAI) -> None:
     assert "".join(texts) == whole.choices[0].message.content == "Hello, wörld"
 
 
+# Each field that the specification's ChatCompletionResponseMessage has, null or empty, as OpenAI
+# answers, and as histories that were saved from there hold them.
+SAVED: list[dict[str, Any]] = [
+    {"role": "assistant", "content": "Hello, wörld", "refusal": None, "annotations": []},
+    {"role": "assistant", "content": None, "refusal": "No.", "annotations": []},
+    {"role": "assistant", "content": "", "refusal": None, "tool_calls": [], "audio": None},
+    {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        ],
+        "annotations": [],
+    },
+]
+
+
 def test_an_answer_can_be_sent_back_as_a_message(client: openai.OpenAI) -> None:
     said = client.chat.completions.create(model="tiny", messages=HI).choices[0].message  # type: ignore[arg-type]
-    again = client.chat.completions.create(
-        model="tiny",
-        messages=[*HI, said, *HI],  # type: ignore[list-item]
+    for message in (said, *map(ChatCompletionMessage.model_validate, SAVED)):
+        for form in (message, message.model_dump(), message.to_dict()):
+            messages: Any = [*HI, form, *HI]
+            again = client.chat.completions.create(model="tiny", messages=messages)
+            assert again.choices[0].finish_reason == "stop"
+            asked = RESPONDERS["tiny"].requests[-1].messages
+            assert asked[1]["content"] == (message.content or message.refusal or "")
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")
+def test_what_the_client_has_parsed_can_be_sent_back(client: openai.OpenAI) -> None:
+    class City(pydantic.BaseModel):
+        city: str
+
+    asked: Any = [*HI]
+    parsed = client.chat.completions.parse(model="json", messages=asked, response_format=City)
+    function = {"name": "f", "arguments": "{}", "parsed_arguments": City(city="Rome")}
+    call = {"id": "c", "type": "function", "function": function}
+    called = ParsedChatCompletionMessage[None].model_validate(
+        {"role": "assistant", "content": None, "tool_calls": [call]}
     )
+    said = parsed.choices[0].message
+    assert said.parsed == City(city="Paris")
+    again = client.chat.completions.create(model="tiny", messages=[*asked, said, called, *HI])
     assert again.choices[0].finish_reason == "stop"
+    sent = RESPONDERS["tiny"].requests[-1].messages
+    assert sent[1]["content"] == '{"city": "Paris"}'
+    assert sent[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+
+
+def test_a_client_set_up_for_openai_needs_another_url_and_key_only(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-AbCdEfGh12345678")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_AbCdEfGh1234567812345678")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with openai.OpenAI(max_retries=0) as client:
+        assert client.organization and client.project
+        said: Any = client.chat.completions.create(model="tiny", messages=HI)  # type: ignore[arg-type]
+        assert said.choices[0].message.content == "Hello, wörld"
+    with (
+        openai.OpenAI(max_retries=0, project=new_id("proj")) as other,
+        pytest.raises(openai.AuthenticationError) as fault,
+    ):
+        other.chat.completions.create(model="tiny", messages=HI)  # type: ignore[arg-type]
+    assert fault.value.code == "mismatched_project"
 
 
 def test_text_completion_whole_and_streamed(client: openai.OpenAI) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseOutputMessage, ResponseStreamEvent
 
 from bessemer.app.platform import Platform
 from bessemer.app.prompt_size import PromptSize
@@ -259,6 +259,47 @@ def test_the_same_without_a_store_by_sending_everything_again(
     assert second.output_text == "It is cold."
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
+
+
+def test_output_is_taken_as_input_as_it_is(client: openai.OpenAI, serving: FakeServing) -> None:
+    class City(pydantic.BaseModel):
+        city: str
+
+    asked: Any = [{"role": "user", "content": "Weather?"}]
+    tools: Any = [LOOK]
+    include: Any = ["message.output_text.logprobs"]
+    called = client.responses.create(model="caller", input=asked, tools=tools, include=include)
+    parsed = client.responses.parse(model="json", input="Where?", text_format=City)
+    # As OpenAI's server answers: what it refuses, fields that are null, lists that are empty.
+    said = {
+        "id": "msg_67ccd2bf17f0819081ff3bb2cf6508e60bb6a6b452d3795b",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "phase": None,
+        "content": [
+            {"type": "output_text", "text": "Hm. ", "annotations": [], "logprobs": []},
+            {"type": "refusal", "refusal": "No."},
+        ],
+    }
+    refused = ResponseOutputMessage.model_validate(said)
+    message = {"role": "assistant", "content": [{"type": "output_text", "text": "Yes",
+               "annotations": [], "logprobs": None}]}  # fmt: skip
+    texts = ["Weather?", "Let me see.", '{"city": "Paris"}', "Hm. No.", "Yes"]
+    output: Any = [*called.output, *parsed.output, refused]
+    dumped = [item.model_dump() for item in [*called.output, refused]]
+    plain = [item.to_dict() for item in output]
+    for sent in (output, dumped, plain):
+        client.responses.create(model="tiny", input=[*asked, *sent, message])
+        messages = serving._responders["tiny"].requests[-1].messages
+        assert [m["content"] for m in messages] == [
+            text for text in texts if sent is not dumped or "Paris" not in text
+        ]
+        assert len(messages[1]["tool_calls"]) == 2
+    kept = client.responses.input_items.list(
+        client.responses.create(model="tiny", input=[refused]).id  # type: ignore[list-item]
+    )
+    specification.check("ItemResource", kept.data[0].to_dict())
 
 
 def test_an_item_can_be_referred_to_by_its_id(client: openai.OpenAI, serving: FakeServing) -> None:

@@ -70,6 +70,20 @@ def test_store_read_label_and_delete(client: openai.OpenAI) -> None:
         client.chat.completions.retrieve(made.id)
 
 
+def test_a_saved_history_is_listed_as_the_specification_has_it(client: openai.OpenAI) -> None:
+    messages: Any = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "refusal": "No.", "annotations": None},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "Never."}]},
+        {"role": "assistant", "content": "Well.", "tool_calls": None, "function_call": None},
+    ]
+    made = client.chat.completions.create(model="tiny", messages=messages, store=True)
+    listed = client.chat.completions.messages.list(made.id)
+    specification.check("ChatCompletionMessageList", listed.to_dict())
+    said = [(m.content, m.refusal) for m in listed.data]
+    assert said == [("Hi", None), (None, "No."), ("Never.", None), ("Well.", None)]
+
+
 def test_a_stream_is_stored_whole_before_it_says_that_it_is_done(client: openai.OpenAI) -> None:
     chunks = list(ask(client, stream=True, logprobs=True))
     found = client.chat.completions.retrieve(chunks[0].id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ MAX_CUSTOM_ID = 512
 MAX_MODEL = 500
 # Of a file in which every line is wrong, so many are told.
 MOST_FAULTS = 1_000
+MOST_SAID = 200  # characters, where the name of a field is the file's
+_FIELD = re.compile(r"field `(.*?)`|at `\$\.(.*?)`", re.DOTALL)
 _BOM = b"\xef\xbb\xbf"
 _TOO_MANY = f"The file has more than {MAX_LINES:,} requests, which is the limit of a batch."
 
@@ -162,7 +165,11 @@ def _line(raw: bytes, endpoint: str) -> Line | Fault:
     except UnicodeDecodeError as fault:
         return Fault("invalid_utf8", f"Byte {fault.start + 1} of this line is not UTF-8.")
     except msgspec.ValidationError as fault:
-        return Fault("invalid_request", f"This line is no request: {fault}.")
+        said, field = str(fault), _FIELD.search(str(fault))
+        param = None if field is None else (field[1] or field[2])[:MOST_SAID]
+        return Fault(
+            "invalid_request", f"This line is no request: {said[:MOST_SAID]}.", param=param
+        )
     except msgspec.DecodeError as fault:
         return Fault("invalid_json_line", f"This line is not parseable as valid JSON: {fault}.")
     except RecursionError:

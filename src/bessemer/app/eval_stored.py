@@ -188,7 +188,8 @@ def _message(sent: Mapping[str, Any]) -> Message:
         kept["tool_calls"] = [call]
     if role == "function":
         role, kept["tool_call_id"] = "tool", f"call_{sent['name']}"
-    return {"role": role, "content": text_of(sent.get("content") or ""), **kept}
+    said = text_of(sent.get("content") or "") + (sent.get("refusal") or "")
+    return {"role": role, "content": said, **kept}
 
 
 def _completions(

@@ -129,7 +129,15 @@ def _submit(platform: Platform, row: sa.Row[Any]) -> None:
     context_length = ModelConfig.from_folder(base.model.path).context_length
     section = method.reinforcement
     grader = None if section is None else read_grader(section.grader)
-    measured = measure(dataset.path, method.type, base.model.path, context_length, grader)
+    measured = measure(
+        dataset.path,
+        method.type,
+        base.model.path,
+        context_length,
+        grader,
+        train=train,
+        validation=validation,
+    )
     # 3. The recipe.
     adapter = None if base.adapter is None else str(base.adapter.path)
     start = Start(base.model.name, context_length, adapter)

@@ -5,18 +5,23 @@ Nothing is cut: a line that the model cannot read whole is a fault like any othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bessemer.app.datasets import NamedDataset, build_dataset
 from bessemer.app.fine_tuning_method import Kind
 from bessemer.app.fine_tuning_recipe import Measured
 from bessemer.app.platform import Platform
-from bessemer.core.errors import BessemerError, DataError
+from bessemer.core.errors import BessemerError, DataError, InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.data.chats import as_context
+from bessemer.data.checking import MOST_FAULTS, Fault, Report
+from bessemer.data.corpus import Split
 from bessemer.data.dataset import Dataset
 from bessemer.data.given_splits import check_shape, import_splits, shape_named
+from bessemer.data.jsonl import read_lines
 from bessemer.data.preferences import Preference
 from bessemer.data.shapes import Example, Shape
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
@@ -27,7 +32,6 @@ from bessemer.text.tokenizer import Tokenizer
 SHAPES: dict[Kind, str] = {
     "supervised": "chats", "dpo": "preferences", "reinforcement": "prompts"
 }  # fmt: skip
-_NAMED_LINES = 5
 
 
 class FileFault(BessemerError):
@@ -73,61 +77,100 @@ def import_files(
 
 
 def measure(
-    dataset: Path, kind: Kind, base: Path, context_length: int, grader: GraderObject | None
+    dataset: Path,
+    kind: Kind,
+    base: Path,
+    context_length: int,
+    grader: GraderObject | None,
+    *,
+    train: Path,
+    validation: Path | None,
 ) -> Measured:
     """Lines and tokens of what was imported, as the model at `base` writes it.
 
+    Args:
+        train, validation: the files that the dataset was made of, for their lines' numbers.
+
     Raises:
-        FileFault: lines are longer than the model reads, its template refuses one, or it lacks a
-            field that the grader reads.
+        FileFault: lines are longer than the model reads, its template refuses some, or they lack a
+            field that the grader reads. Up to 20 are named, and the others counted.
     """
     opened = Dataset.open(dataset)
     tokenizer, template = Tokenizer.load(base), ChatTemplate.load(base)
-    counts = opened.info["counts"]
-    longest, tokens, too_long = 0, 0, []
-    lines = _lines(opened, kind, tokenizer, template, grader)
-    for number in range(1, counts["train"] + 1):
-        try:
-            parts = next(lines)
-        except DataError as fault:
-            raise FileFault(f"line {number}: {fault.message}", param="training_file") from None
-        longest, tokens = max(longest, sum(parts)), tokens + sum(parts)
-        if max(parts) > context_length:
-            too_long.append((number, max(parts)))
-    if too_long:
-        named = ", ".join(f"line {n} has {size:,}" for n, size in too_long[:_NAMED_LINES])
-        raise FileFault(
-            f"{len(too_long)} lines are longer than the {context_length:,} tokens that the model"
-            f" reads: {named}",
-            param="training_file",
-        )
-    # The validation lines share the rows, so the longest of all counts.
-    judged = max((sum(parts) for parts in lines), default=0)
-    held_out = bool(opened.info["held_out"])
-    return Measured(counts["train"], max(longest, judged), held_out, tokens)
 
-
-def _lines(
-    opened: Dataset,
-    kind: Kind,
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    grader: GraderObject | None,
-) -> Iterator[list[int]]:
-    """Tokens of each line, of a pair for each answer: the training lines, then the others."""
-    for split in ("train", "validation"):
+    def size_of(line: Any) -> list[int]:
+        """Tokens of a line, of a pair for each answer."""
         if kind == "supervised":
-            for chat in opened.iterate(split):
-                encoded = encode_chat(chat.messages, tokenizer, template, tools=chat.tools)
-                yield [len(encoded.ids)]
-        elif kind == "dpo":
-            for pair in opened.preferences(split):
-                yield _of_pair(pair, tokenizer, template)
-        else:
-            for asked in opened.prompts(split):
-                if grader is not None:
-                    grader.check_item(asked.item)
-                yield [len(encode_prompt(asked.messages, tokenizer, template, asked.tools))]
+            return [len(encode_chat(line.messages, tokenizer, template, tools=line.tools).ids)]
+        if kind == "dpo":
+            return _of_pair(line, tokenizer, template)
+        if grader is not None:
+            grader.check_item(line.item)
+        return [len(encode_prompt(line.messages, tokenizer, template, line.tools))]
+
+    learned = _sizes(_examples(opened, kind, "train"), size_of, context_length)
+    learned.raise_faults(train, "training_file")
+    longest = learned.longest
+    if validation is not None:
+        judged = _sizes(_examples(opened, kind, "validation"), size_of, context_length)
+        judged.raise_faults(validation, "validation_file")
+        longest = max(longest, judged.longest)  # they share the rows
+    return Measured(learned.lines, longest, validation is not None, learned.tokens)
+
+
+@dataclass
+class _Sizes:
+    """Of a file's lines. `faults` has the first of them by index, `more` counts the others."""
+
+    lines: int = 0
+    longest: int = 0
+    tokens: int = 0
+    faults: dict[int, str] = field(default_factory=dict)
+    more: int = 0
+
+    def raise_faults(self, path: Path, param: str) -> None:
+        if not self.faults:
+            return
+        # A dataset has no blank lines, so only the file knows its numbers.
+        numbered = (
+            Fault(line.number, self.faults[index])
+            for index, line in enumerate(read_lines(path))
+            if index in self.faults
+        )
+        try:
+            Report(path, faults=list(numbered), more_faults=self.more).raise_faults()
+        except DataError as fault:
+            raise FileFault(fault.message, param=param) from None
+
+
+def _sizes(
+    examples: Iterator[Any], size_of: Callable[[Any], list[int]], context_length: int
+) -> _Sizes:
+    found = _Sizes()
+    for index, example in enumerate(examples):
+        try:
+            parts = size_of(example)
+            if max(parts) > context_length:
+                raise DataError(
+                    f"has {max(parts):,} tokens; the model reads {context_length:,} at most"
+                )
+        except InvalidInput as fault:
+            if not isinstance(fault, DataError) and fault.param != "messages":
+                raise  # the template's own fault, and no line's
+            if len(found.faults) < MOST_FAULTS:
+                found.faults[index] = fault.message
+            else:
+                found.more += 1
+            continue
+        found.lines += 1
+        found.longest, found.tokens = max(found.longest, sum(parts)), found.tokens + sum(parts)
+    return found
+
+
+def _examples(opened: Dataset, kind: Kind, split: Split) -> Iterator[Any]:
+    if kind == "supervised":
+        return opened.iterate(split)
+    return opened.preferences(split) if kind == "dpo" else opened.prompts(split)
 
 
 def _of_pair(pair: Preference, tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:

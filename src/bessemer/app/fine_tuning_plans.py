@@ -192,7 +192,10 @@ def _plan(platform: Platform, planned: Planned, folder: Path, command: jobs.Comm
     served = find_served(platform, principal, request.model)
     base = served.base if isinstance(served, NamedAdapter) else served
     context_length = ModelConfig.from_folder(base.path).context_length
-    measured = measure(dataset, request.method.type, base.path, context_length, None)
+    kind = request.method.type
+    measured = measure(
+        dataset, kind, base.path, context_length, None, train=train, validation=validation
+    )
     adapter = str(served.path) if isinstance(served, NamedAdapter) else None
     start = Start(base.name, context_length, adapter)
     seed = request.seed or 0

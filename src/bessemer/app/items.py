@@ -177,7 +177,11 @@ def check_results(spoken: Sequence[Item]) -> None:
 
 
 def text_of(content: str | Sequence[Item]) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    if isinstance(content, str):
+        return content
+    return "".join(
+        part["refusal"] if part["type"] == "refusal" else part["text"] for part in content
+    )
 
 
 def _call(item: Item) -> Message:

@@ -27,7 +27,7 @@ from bessemer.core.protocols import (
     PromptRead,
     TokenChunk,
 )
-from bessemer.text.chat_encoding import encode_prompt
+from bessemer.text.chat_encoding import check_names, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
 from bessemer.text.infilling import infill_prompt
 from bessemer.text.tokenizer import Tokenizer
@@ -200,8 +200,9 @@ class EngineResponder:
 
     def _encode(self, request: ChatRequest) -> list[int]:
         if request.prompt is None:
-            template = self._checked_template()
-            return encode_prompt(request.messages, self._tokenizer, template, _tools_of(request))
+            template, tools = self._checked_template(), _tools_of(request)
+            check_names(request.messages, template, tools)
+            return encode_prompt(request.messages, self._tokenizer, template, tools)
         if request.suffix is not None:
             return self._encode_infill(request)
         if isinstance(request.prompt, str):
@@ -253,7 +254,7 @@ def _longest_token_bytes(tokenizer: Tokenizer) -> int:
 def _chars(request: ChatRequest) -> int:
     if request.prompt is not None:
         return len(request.prompt) + len(request.suffix or "")
-    said = (len(message.get("content") or "") for message in request.messages)
+    said = (len(m.get("content") or "") + len(m.get("name") or "") for m in request.messages)
     written = (part for part in (request.tools, *_calls(request)) if part)
     return sum(said) + sum(len(msgspec.json.encode(part)) for part in written)
 

@@ -62,7 +62,7 @@ def plain(message: Message) -> Message:
     if isinstance(content, list):
         kept["content"] = "".join(part[part["type"]] for part in content)
     refusal = kept.pop("refusal", None)
-    kept["content"] = kept.get("content") or refusal or ""
+    kept["content"] = (kept.get("content") or "") + (refusal or "")
     return kept
 
 

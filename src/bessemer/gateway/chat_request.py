@@ -11,7 +11,7 @@ from msgspec import Meta, Raw
 from bessemer.core.errors import InvalidInput
 from bessemer.core.protocols import ChatRequest, Message, ToolChoice
 from bessemer.gateway.constraints import NOTHING, ResponseFormat, constraint_of
-from bessemer.gateway.decoding import decode
+from bessemer.gateway.decoding import convert, decode
 from bessemer.gateway.failures import UnsupportedParameter
 from bessemer.gateway.functions import FunctionChoice, call_id, tool_choice_of, tools_of
 from bessemer.gateway.parameters import (
@@ -40,29 +40,34 @@ MAX_MESSAGES = 2_048
 
 
 class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
-    """One part of a message; only `text` is understood."""
+    """One part of a message; only `text` is understood, and what an assistant refused with."""
 
     type: str
     text: str | None = None
     image_url: Raw = NOTHING
     input_audio: Raw = NOTHING
     file: Raw = NOTHING
-    refusal: Raw = NOTHING
+    refusal: str | None = None
     prompt_cache_breakpoint: Raw = NOTHING  # no prompt shows it
 
 
 class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
-    """A message as clients send it, and as they send our own answers back."""
+    """A message as clients send it, and as they send answers back, ours and OpenAI's.
+
+    Whether `name` means anything is known where the model's chat template is. `parsed` is how
+    OpenAI's client has read `content`.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
-    name: Raw = NOTHING
-    refusal: Raw = NOTHING
+    name: str | None = None
+    refusal: str | None = None
     audio: Raw = NOTHING
     annotations: Raw = NOTHING
     tool_calls: CallsField | None = None
     tool_call_id: str | None = None
     function_call: Called | None = None
+    parsed: Raw = NOTHING
 
 
 class Prediction(msgspec.Struct, forbid_unknown_fields=True):
@@ -111,8 +116,6 @@ _NEUTRAL: Mapping[str, Sequence[Any]] = {
     "service_tier": ("auto", "default"),
 }
 _NEUTRAL_MESSAGE: Mapping[str, Sequence[Any]] = {
-    "name": (),
-    "refusal": (),
     "audio": (),
     "annotations": ([],),
 }
@@ -205,21 +208,19 @@ def _message(message: ChatMessage, place: str) -> Message:
     role = "system" if message.role == "developer" else message.role
     return {
         "role": role,
+        **({"name": message.name} if message.name else {}),
         **_calls(message, place),
         "content": _content(message, f"{place}.content"),
     }
-
-
-_name = msgspec.json.Decoder(FunctionName)
 
 
 def _tool_message(message: ChatMessage, place: str) -> ChatMessage:
     """The result of a function, which it names, as that of a call."""
     if not message.name:
         raise InvalidInput(f"Missing required parameter: '{place}.name'.", param=f"{place}.name")
-    name = decode(_name, bytes(message.name))
+    name = convert(message.name, FunctionName, f"{place}.name")
     replace = msgspec.structs.replace
-    return replace(message, role="tool", tool_call_id=call_id(name), name=NOTHING)
+    return replace(message, role="tool", tool_call_id=call_id(name), name=None)
 
 
 def _with_call(message: ChatMessage, place: str) -> ChatMessage:
@@ -254,16 +255,27 @@ def _calls(message: ChatMessage, place: str) -> Message:
 
 
 def _content(message: ChatMessage, place: str) -> str:
-    if message.content is None and message.tool_calls:
-        return ""
-    if message.content is None:
+    """What was said. A refusal is what an assistant said instead, as it is in training."""
+    content, refusal = message.content, message.refusal or ""
+    if refusal and message.role != "assistant":
+        param = f"{place.removesuffix('.content')}.refusal"
+        raise InvalidInput(
+            f"'{param}' has no place in a message of the role '{message.role}'.", param=param
+        )
+    if content is None and not (message.tool_calls or refusal):
         raise InvalidInput(f"Missing required parameter: '{place}'.", param=place)
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(_text(part, f"{place}[{i}]") for i, part in enumerate(message.content))
+    if isinstance(content, list):
+        may_refuse = message.role == "assistant"
+        content = "".join(_text(p, f"{place}[{i}]", may_refuse) for i, p in enumerate(content))
+    return (content or "") + refusal
 
 
-def _text(part: ContentPart, place: str) -> str:
+def _text(part: ContentPart, place: str, may_refuse: bool) -> str:
+    if part.type == "refusal" and may_refuse:
+        if part.refusal is None:
+            param = f"{place}.refusal"
+            raise InvalidInput(f"Missing required parameter: '{param}'.", param=param)
+        return part.refusal
     if part.type != "text":
         why = f"as {part.type[:50]!r} is not supported: these models read text"
         raise UnsupportedParameter(f"{place}.type", why)

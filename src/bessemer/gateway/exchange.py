@@ -15,7 +15,13 @@ from urllib.parse import quote
 
 from bessemer.core.errors import BessemerError, InvalidInput, PayloadTooLarge
 from bessemer.core.ids import new_id
-from bessemer.gateway.failures import Header, RequestTimeout, error_body, error_headers
+from bessemer.gateway.failures import (
+    Header,
+    RequestTimeout,
+    UnsupportedEncoding,
+    error_body,
+    error_headers,
+)
 
 Scope = MutableMapping[str, Any]
 ASGIMessage = MutableMapping[str, Any]
@@ -93,7 +99,14 @@ class Exchange:
 
         Raises:
             RequestTimeout: nothing came for a minute.
+            UnsupportedEncoding: it is packed.
         """
+        packed = self.header(b"content-encoding")
+        if packed and packed.strip().lower() != "identity":
+            raise UnsupportedEncoding(
+                f"The body's Content-Encoding is {packed[:100]!r}; bodies are taken as they are.",
+                next_step="send the body unpacked, without the header Content-Encoding",
+            )
         more = True
         while more:
             message = await self._next_message()

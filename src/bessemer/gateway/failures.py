@@ -21,6 +21,7 @@ from bessemer.core.errors import (
     ModelTooLarge,
     NotFound,
     RateLimited,
+    Unauthenticated,
 )
 from bessemer.gateway.limit_headers import refusal_headers
 
@@ -73,6 +74,18 @@ class RequestTimeout(BessemerError):
     """A body that does not come; OpenAI's clients try again by themselves."""
 
     status, code = 408, "request_timeout"
+
+
+class MismatchedProject(Unauthenticated):
+    """OpenAI-Project names another project than the key's; nothing is done in either."""
+
+    code = "mismatched_project"
+
+
+class UnsupportedEncoding(BessemerError):
+    """A body that is packed: it is not unpacked here, and no JSON as it is."""
+
+    status, code = 415, "unsupported_encoding"
 
 
 class ServerStopping(EngineUnavailable):

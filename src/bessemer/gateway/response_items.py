@@ -27,13 +27,23 @@ _HOSTED = "these models read text and call functions"
 
 
 class TextPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`annotations` and `logprobs` come back with our own answers; no prompt shows them."""
+    """`annotations` and `logprobs` come back with our own answers, `parsed` is what OpenAI's client
+    made of them; no prompt shows them.
+    """
 
     type: Literal["input_text", "output_text"]
     text: str
     annotations: Any = None
     logprobs: Any = None
+    parsed: Any = None
     prompt_cache_breakpoint: Any = None
+
+
+class RefusalPart(msgspec.Struct, forbid_unknown_fields=True):
+    """What an assistant said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: str
 
 
 class MessageItem(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,6 +64,9 @@ class CallItem(msgspec.Struct, forbid_unknown_fields=True):
     status: Status | None = None
     caller: Any = None
     namespace: Any = None
+    # `model_dump()` and `parse` of OpenAI's client add them; no API has them.
+    async_: None = None
+    parsed_arguments: Any = None
 
 
 class ResultItem(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,7 +122,10 @@ def _item(sent: dict[str, Any], place: str) -> Item:
 
 def _message(sent: MessageItem, place: str) -> Item:
     text = sent.content
-    texts = [text] if isinstance(text, str) else _texts(text, f"{place}.content")
+    if isinstance(text, str):
+        texts = [text]
+    else:
+        texts = _texts(text, f"{place}.content", may_refuse=sent.role == "assistant")
     if sent.role == "assistant":
         content = [output_text(text) for text in texts]
     else:
@@ -160,12 +176,14 @@ def _check_direct(sent: CallItem | ResultItem, place: str) -> None:
         raise UnsupportedParameter(f"{place}.{fault.param}") from None
 
 
-def _texts(parts: Sequence[dict[str, Any]], place: str) -> list[str]:
-    return [_text(part, f"{place}[{index}]") for index, part in enumerate(parts)]
+def _texts(parts: Sequence[dict[str, Any]], place: str, *, may_refuse: bool = False) -> list[str]:
+    return [_text(part, f"{place}[{index}]", may_refuse) for index, part in enumerate(parts)]
 
 
-def _text(part: dict[str, Any], place: str) -> str:
+def _text(part: dict[str, Any], place: str, may_refuse: bool) -> str:
     kind = part.get("type")
+    if kind == "refusal" and may_refuse:
+        return convert(part, RefusalPart, place).refusal
     if kind is None:
         raise InvalidInput(f"Missing required parameter: '{place}.type'.", param=f"{place}.type")
     if kind not in ("input_text", "output_text"):

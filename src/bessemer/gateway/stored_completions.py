@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bessemer.app import stored_completions
+from bessemer.app.items import text_of
 from bessemer.app.platform import Platform
 from bessemer.core.errors import InvalidInput
 from bessemer.gateway.parameters import Metadata
@@ -90,8 +91,11 @@ def _shape(kept: stored_completions.Kept) -> dict[str, Any]:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Content in parts is told as one text, and as the parts."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else None
-    text = content if parts is None else "".join(part["text"] for part in parts)
-    return {"refusal": None, **message, "content": text, "content_parts": parts}
+    """Content in parts is told as one text, and as parts of text, a refusal too; what was null is
+    left out, as the specification has it."""
+    content, parts = message.get("content"), None
+    if isinstance(content, list):
+        parts = [{"type": "text", "text": text_of([part])} for part in content]
+        content = text_of(content)
+    kept = {key: value for key, value in message.items() if value is not None}
+    return {"refusal": None, **kept, "content": content, "content_parts": parts}

@@ -60,8 +60,11 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Called(msgspec.Struct, forbid_unknown_fields=True):
+    """`parsed_arguments` is how OpenAI's client has read `arguments`, when it is sent back."""
+
     name: str
     arguments: str
+    parsed_arguments: Any = None
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True):

@@ -25,6 +25,12 @@ from bessemer.text.tool_prompt import tell
 Tools = Sequence[Message] | None
 
 
+class NameUnread(InvalidInput):
+    """The template writes no message's `name`, so the model would not know who speaks."""
+
+    code = "unsupported_parameter"
+
+
 class EncodedChat(NamedTuple):
     """A chat as ids, and for each whether a model is taught (or scored on) it.
 
@@ -47,6 +53,28 @@ def encode_prompt(
         raise InvalidInput("there are no messages to answer", param="messages")
     chat = _Renderer(tokenizer, template, tools, messages)
     return [id_ for part in chat.parts(len(messages), opens=True) for id_ in part.ids]
+
+
+def check_names(messages: Sequence[Message], template: ChatTemplate, tools: Tools = None) -> None:
+    """See that the template writes the names that messages have.
+
+    Few do, and each in its own way and for some roles; so the prompt is written with and without
+    them, role by role.
+
+    Raises:
+        NameUnread: naming the first message whose `name` changes nothing.
+        InvalidInput: the template refuses the messages.
+    """
+    roles = {message["role"]: None for message in messages if message.get("name")}
+    written = _plainly(messages, template, tools) if roles else ""
+    for role in roles:
+        without = [_nameless(m) if m["role"] == role else m for m in messages]
+        try:
+            is_read = _plainly(without, template, tools) != written
+        except InvalidInput:
+            is_read = True  # it asks for them
+        if not is_read:
+            raise _name_unread(messages, role)
 
 
 def encode_chat(
@@ -167,6 +195,27 @@ class _Renderer:
                 encode = self._tokenizer.encode
             ids += encode(piece, parse_special=not is_written)
         return ids
+
+
+def _plainly(messages: Sequence[Message], template: ChatTemplate, tools: Tools) -> str:
+    """The text of a prompt, to compare."""
+    before, told, tools = tell(messages, tools, knows_tools=template.knows_tools)
+    return template.render([*before, *told], add_generation_prompt=True, tools=tools)
+
+
+def _nameless(message: Message) -> Message:
+    return {key: value for key, value in message.items() if key != "name"}
+
+
+def _name_unread(messages: Sequence[Message], role: str) -> NameUnread:
+    place = next(i for i, m in enumerate(messages) if m["role"] == role and m.get("name"))
+    param = f"messages[{place}].name"
+    return NameUnread(
+        f"Unsupported parameter: '{param}' is not read by this model: its chat template writes no"
+        f" name of a message of the role '{role}'. Nothing is ignored here.",
+        next_step="write who speaks into the content, or leave 'name' out",
+        param=param,
+    )
 
 
 def _is_target(message: Message) -> bool:
