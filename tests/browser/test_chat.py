@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from bessemer.core.errors import ContextLengthExceeded
 from tests.browser.chromium import Watch, soon
@@ -207,6 +207,37 @@ def test_enter_sends_and_shift_enter_makes_a_line(page: Page, site: Site) -> Non
     request = site.serving.responders["base"].wait_asked()
     assert request.messages[-1]["content"] == "one\ntwo"
     expect(box).to_have_value("")
+
+
+def test_a_question_that_is_quicker_than_the_script_is_kept(
+    context: BrowserContext, watch: Watch, site: Site
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    context.route("**/static/chat.js", hold)
+    page = context.new_page()
+    page.goto(site.login_url(), wait_until="commit")
+    page.wait_for_url("**/chat", wait_until="commit")
+    box, send = page.get_by_label("Message", exact=True), page.get_by_role("button", name="Send")
+    box.fill("Quick?")
+    expect(send).to_be_disabled()
+    box.press("Enter")
+    send.click(force=True)
+    page.get_by_text("Settings").click()
+    page.get_by_label("Temperature").press("Enter")
+    # Even where a browser sends the form all the same, it goes nowhere.
+    page.evaluate("document.getElementById('composer').requestSubmit()")
+    assert page.url == f"{site.url}/chat"
+    (script,) = held
+    script.continue_()
+    expect(send).to_be_enabled()
+    expect(box).to_have_value("Quick?\n")
+    box.press("Enter")
+    asked = site.serving.responders["base"].wait_asked()
+    assert [turn["content"] for turn in asked.messages] == ["Quick?"]
 
 
 def test_an_empty_message_is_not_sent(page: Page, site: Site) -> None:

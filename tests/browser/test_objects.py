@@ -34,7 +34,24 @@ def test_a_file_is_uploaded_and_its_broken_line_found(
     expect(broken).to_contain_text("not JSON")
     expect(broken.locator("pre")).to_have_text('{"messages": [<img src=x>')
     expect(page.locator("main img")).to_have_count(0)
-    page.get_by_role("button", name="Delete").click()
+
+
+def test_deleting_a_file_asks_first_and_can_be_left(page: Page, site: Site) -> None:
+    file_id = a_file(site.platform)
+    page.goto(f"{site.url}/files/{file_id}")
+    question, delete = page.locator(".sure"), page.get_by_role("button", name="Delete chats.jsonl")
+    expect(delete).to_be_hidden()
+    question.get_by_text("Delete").first.click()
+    expect(question).to_contain_text("gone for good, and a job that has not read them yet fails")
+    question.get_by_text("Never mind").click()
+    expect(delete).to_be_hidden()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("chats.jsonl")
+    page.locator(".sure summary").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(delete).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.get_by_text("No files yet")).to_be_visible()
 
 
@@ -57,6 +74,28 @@ def test_a_plan_stops_at_a_broken_file_and_leads_to_its_lines(page: Page, site: 
     expect(page.locator("#line-2")).to_contain_text("messages is empty")
 
 
+def test_the_text_to_copy_is_what_the_form_holds(page: Page, site: Site) -> None:
+    a_model(site.platform)
+    a_file(site.platform)
+    page.goto(f"{site.url}/fine-tuning/new")
+    text = page.locator(".copied code[data-name=Python]")
+    expect(text).to_have_count(1)
+    page.locator(".copied > summary").click()
+    expect(text).to_be_visible()
+    page.get_by_label("Epochs").fill("3")
+    expect(text).to_contain_text('"n_epochs": 3')
+    page.get_by_role("radio", name="dpo").check()
+    expect(text).to_contain_text('"type": "dpo"')
+    expect(page.get_by_role("button", name="Copy as Python")).to_be_visible()
+    page.get_by_label("Seed").fill("one")
+    expect(page.locator(".copied")).to_contain_text("seed is 'one'; leave it empty")
+    expect(text).to_have_count(0)
+    page.get_by_label("Seed").fill("1")
+    expect(text).to_contain_text("seed=1")
+    page.get_by_role("button", name="Plan it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Before it starts")
+
+
 def test_a_job_is_followed_to_its_end(page: Page, site: Site) -> None:
     job = ToldJob(site.platform, suffix="boxes")
     run = job.begin()
@@ -65,6 +104,7 @@ def test_a_job_is_followed_to_its_end(page: Page, site: Site) -> None:
     run.teach(range(1, 21), 49)
     soon(page)
     expect(chart).to_have_attribute("data-points", "22")
+    expect(chart.locator(".u-legend")).to_contain_text("on lines it learns")  # no validation file
     expect(page.locator("#live")).to_contain_text("20 of 49 steps")
     expect(page.locator(".events")).to_contain_text("Step 20/49")
     run.teach(range(21, 50), 49)
@@ -83,8 +123,37 @@ def test_a_job_waits_for_its_run_and_is_cancelled(page: Page, site: Site, watch:
     job = ToldJob(site.platform)
     page.goto(site.url + job.path)
     expect(page.locator(".badge")).to_have_text("validating files")
-    page.get_by_role("button", name="Cancel").click()
+    page.locator(".sure summary").click()
+    page.evaluate("window.isTheSame = true")
+    soon(page)  # the page would load again now, and does not under an open question
+    soon(page)
+    assert page.evaluate("window.isTheSame")
+    page.locator(".sure").get_by_text("Never mind").click()
+    with page.expect_navigation():
+        soon(page)
+    assert job.now.status == "validating_files"
+    page.locator(".sure summary").click()
+    page.get_by_role("button", name=f"Cancel {job.name}").click()
     expect(page.locator(".badge")).to_have_text("cancelled")
+
+
+def test_the_question_stays_open_while_the_page_is_renewed(page: Page, site: Site) -> None:
+    job = ToldJob(site.platform)
+    run = job.begin()
+    for address, name in ((job.path, job.name), (run.path, job.name)):
+        page.goto(site.url + address)
+        page.locator(".sure summary").click()
+        cancel = page.get_by_role("button", name=f"Cancel {name}")
+        cancel.focus()
+        run.teach(range(1, 5), 49)
+        with page.expect_response(f"**{address}"):
+            soon(page)
+        expect(page.locator("#live")).to_contain_text("4 of 49 steps")
+        expect(cancel).to_be_visible()
+        expect(cancel).to_be_focused()
+    run.finish()
+    soon(page)
+    expect(page.locator(".sure")).to_have_count(0)
 
 
 def test_a_run_of_an_eval_is_followed_and_its_failures_read(page: Page, site: Site) -> None:

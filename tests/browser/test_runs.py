@@ -116,7 +116,8 @@ def test_a_refused_button_explains_itself(page: Page, site: Site, watch: Watch) 
     run = train_run(site.platform)
     page.goto(f"{site.url}{run.path}")
     run.finish()
-    page.get_by_role("button", name="Cancel").click()
+    page.locator(".sure summary").click()
+    page.get_by_role("button", name="Cancel teach-1").click()
     expect(page.locator(".notice")).to_contain_text("succeeded already")
 
 

@@ -8,8 +8,8 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
-from bessemer.app import people, projects
-from bessemer.app.keys import create_key, revoke_key
+from bessemer.app import files, people, projects
+from bessemer.app.keys import KeyRing, create_key, revoke_key
 from bessemer.app.platform import PROJECT_ID, Platform
 from bessemer.console.audit import LISTED
 from tests.console.copied import House, house
@@ -20,7 +20,8 @@ __all__ = ["house"]  # a fixture
 
 def actions(page: str) -> list[str]:
     """Of the lines shown, in their order."""
-    return re.findall(r'<a href="/audit\?[^"]*">([\w.]+)</a>\s*<a class="quiet id"', page)
+    name = r'(?:<span>[^<]*</span>\s*)?<a class="quiet id"'
+    return re.findall(rf'<a href="/audit\?[^"]*">([\w.]+)</a>\s*{name}', page)
 
 
 def lively(platform: Platform) -> projects.Project:
@@ -63,6 +64,21 @@ def test_what_was_changed_stands_beside_what_it_was(client: TestClient, platform
     assert "<dt>scopes</dt><dd><ins>chat</ins>" in key and "expires_ms" not in key
     ended = client.get("/audit?action=api_key.deleted").text
     assert "<ins>" not in ended and "<del>notebook</del>" in ended
+
+
+def test_keys_are_called_by_their_names_also_when_they_are_gone(
+    client: TestClient, platform: Platform
+) -> None:
+    me = platform.local_principal()
+    ci = create_key(platform, me, "<i>ci", ["*"])
+    with_it = KeyRing(platform).authenticate(ci.secret)
+    files.add_bytes(platform, with_it, "a.txt", "user_data", b"a")
+    revoke_key(platform, me, ci.id)
+    page = client.get("/audit").text
+    assert f'by the key &lt;i&gt;ci <span class="id">{ci.id}</span>' in page
+    target = r"<span>&lt;i&gt;ci</span>\s*<a class=\"quiet id\" href=\"[^\"]*\">(\w+)</a>"
+    assert re.findall(target, page) == [ci.id, ci.id]  # made and ended
+    assert ci.secret not in page and ci.secret[-8:] not in page
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
 from bessemer.app import files
 from bessemer.app.paging import PageRequest
+from bessemer.app.platform import PROJECT_ID, Platform
 from bessemer.console.copying import ApiCall
 from bessemer.console.rendering import page
 from tests.console.copied import House, copied, house
+from tests.console.test_evals import P, define, told_run
+from tests.console.told_jobs import ToldJob, a_file
 
 __all__ = ["house"]  # a fixture
 
@@ -68,6 +73,41 @@ def test_queries_are_written_as_the_client_sends_them() -> None:
     query = {"event_types": ["a", "b"], "effective_at": {"gt": 1}, "archived": True}
     text = ApiCall("List", "GET", "/v1/organization/audit_logs", query=query).as_curl(URL)
     assert "event_types%5B%5D=a&event_types%5B%5D=b&effective_at%5Bgt%5D=1&archived=true" in text
+
+
+def test_every_page_offers_what_it_shows(client: TestClient, platform: Platform) -> None:
+    """Of all addresses that are pages. The chat has a button for it: it changes as one writes."""
+    file_id, job, definition = a_file(platform), ToldJob(platform), define(platform)
+    run, (first, second) = job.begin(), (told_run(platform, definition, n, [P]) for n in "ab")
+    form = {"model": "tiny", "training_file": file_id}
+    plan = client.post("/fine-tuning/plans", data=form).headers["location"]
+    evals = f"/evals/{definition.id}"
+    sides = f"baseline={first.id}&candidate={second.id}"
+    pages = {
+        "/runs": "/runs",
+        "/runs/{run_id}": run.path,
+        "/files": "/files",
+        "/files/{file_id}": f"/files/{file_id}",
+        "/fine-tuning": "/fine-tuning",
+        "/fine-tuning/new": "/fine-tuning/new",
+        "/fine-tuning/plans/{plan_id}": plan,
+        "/fine-tuning/{job_id}": job.path,
+        "/evals": "/evals",
+        "/evals/{eval_id}": evals,
+        "/evals/{eval_id}/comparison": f"{evals}/comparison?{sides}",
+        "/evals/{eval_id}/runs/{run_id}": f"{evals}/runs/{first.id}",
+        "/projects": "/projects",
+        "/projects/{project_id}": f"/projects/{PROJECT_ID}",
+        "/usage": "/usage",
+        "/audit": "/audit",
+    }
+    no_pages = {"/", "/login", "/chat", "/files/{file_id}/content"}
+    routes = cast("Any", client.app)._app.routes  # behind the guard
+    read = {route.path for route in routes if "GET" in (getattr(route, "methods", None) or ())}
+    assert {path for path in read if not path.startswith("/console/")} - no_pages == pages.keys()
+    assert 'id="as-code"' in client.get("/chat").text
+    for path, address in pages.items():
+        assert copied(client.get(address).text), path
 
 
 def test_awkward_names_arrive_as_they_are(house: House) -> None:

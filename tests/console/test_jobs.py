@@ -166,7 +166,7 @@ def test_the_list_and_the_page_follow_a_job(client: TestClient, platform: Platfo
     job = ToldJob(platform, suffix="boxes")
     text = client.get(job.path).text
     assert "validating files" in text and "Created fine-tuning job" in text
-    assert 'http-equiv="refresh"' in text and 'id="chart"' not in text
+    assert "data-reload" in text and 'id="chart"' not in text
     run = job.begin()
     run.teach(range(1, 21), 49)
     text = client.get(job.path).text
@@ -331,6 +331,36 @@ def test_the_plan_is_copied_as_the_call_that_starts_it(house: House) -> None:
     for ran in house.run(rendered(call, house.url)).values():
         assert (ran.json["model"], ran.json["seed"]) == ("tiny", 3)
     assert body_of(request)["method"] == {"type": "supervised"}
+
+
+def test_the_form_is_copied_as_the_call_that_starts_the_job(house: House) -> None:
+    """First as the server filled it in, then as it is posted at each change."""
+    a_model(house.platform)
+    oldest, newest = a_file(house.platform), a_file(house.platform, name="new.jsonl")
+    for query, wanted in (("", newest), (f"?training_file={oldest}&seed=7", oldest)):
+        calls = house.page(f"/fine-tuning/new{query}").calls
+        for ran in house.run(calls["Start this job"]).values():
+            assert (ran.json["model"], ran.json["training_file"]) == ("tiny", wanted)
+            assert (ran.json["seed"] == 7) == bool(query)
+    form = filled(oldest, method="dpo", n_epochs="2", beta="0.5", seed="3")
+    calls = house.page("/console/fine-tuning/copied", form).calls
+    for ran in house.run(calls["Start this job"]).values():
+        assert (ran.json["training_file"], ran.json["seed"]) == (oldest, 3)
+        numbers = ran.json["method"]["dpo"]["hyperparameters"]
+        assert (numbers["n_epochs"], numbers["beta"]) == (2, 0.5)
+
+
+def test_what_makes_no_sense_is_not_copied(
+    client: TestClient, reader: TestClient, platform: Platform
+) -> None:
+    a_model(platform)
+    form = filled(a_file(platform), n_epochs="many<")
+    answer = client.post("/console/fine-tuning/copied", data=form)
+    assert answer.status_code == 200 and "<code" not in answer.text
+    assert "n epochs is &#39;many&lt;&#39;" in answer.text
+    page = client.get("/fine-tuning/new?n_epochs=many")
+    assert page.status_code == 200 and "hx-post" not in page.text and "<code" not in page.text
+    assert reader.post("/console/fine-tuning/copied", data=form).status_code == 403
 
 
 def test_a_form_says_again_what_was_asked() -> None:

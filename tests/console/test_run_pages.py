@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from bessemer.app.fine_tuning_files import import_files
 from bessemer.app.platform import Platform
+from bessemer.app.training import submit_train
 from bessemer.core.processes import ProcessId
 from bessemer.core.runs import write_atomically
+from bessemer.core.train_recipe import TrainRecipe
 from tests.console.copied import House, house
+from tests.console.told_jobs import CHAT, a_model
 from tests.console.told_runs import ToldRun, eval_run, found, train_run
 
 __all__ = ["house"]  # a fixture
@@ -164,6 +170,38 @@ def test_pretraining_is_told_in_bits_per_byte(client: TestClient, platform: Plat
     assert '<span class="quiet-code">def </span>main():' in text
     assert "2.210 bits per byte" in client.get("/runs").text
     assert client.get(f"/console{run.path}/curves").json()["validation"] == [[10, 4.1]]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_nothing_is_called_validation_that_was_not_held_out(
+    client: TestClient, platform: Platform, tmp_path: Path, held_out: bool
+) -> None:
+    """As a fine-tuning job without a validation file: its first lines are what it measures."""
+    me, lines = platform.local_principal(), tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps(CHAT) + "\n")
+    a_model(platform)
+    import_files(platform, me, "lines", "supervised", lines, lines if held_out else None)
+    recipe = {
+        "objective": "sft",
+        "minutes": 1,
+        "model": {"name": "tiny"},
+        "data": {"name": "lines"},
+    }
+    run = submit_train(platform, me, TrainRecipe.model_validate(recipe), threads=1)
+    with contextlib.closing(run.open_log()) as log:
+        log.write("plan", steps=9, measure="loss")
+        log.write("validation", step=0, loss=3.5, token_accuracy=0.25)
+        log.write("result", measure="loss", before=3.5, after=2.5)
+    text = client.get(f"/runs/{run.run_id}").text
+    listed = client.get("/runs").text
+    for name in ("<dt>Validation loss</dt>", "<dt>Validation token accuracy</dt>",
+                 "<dt>validation loss</dt>", 'data-judged="validation"'):  # fmt: skip
+        assert (name in text) == held_out, name
+    for name in ("<dt>Loss on lines it learns</dt>", "<dt>Token accuracy on lines it learns</dt>",
+                 "<dt>loss on lines it learns</dt>", 'data-judged="on lines it learns"',
+                 "the first lines of the training file"):  # fmt: skip
+        assert (name in text) != held_out, name
+    assert ("validation loss 3.500" if held_out else "loss on lines it learns 3.500") in listed
 
 
 @pytest.mark.parametrize("offset", ["-1", "x", "1e3", "٣"])

@@ -54,7 +54,7 @@ def test_a_resumed_run_has_no_old_error() -> None:
 
 def test_nothing_is_made_up() -> None:
     story = Story.of([])
-    assert (story.progress, story.eta_s, story.error, story.figures) == (None, None, None, [])
+    assert (story.progress, story.eta_s, story.error, story.figures()) == (None, None, None, [])
 
 
 def test_wording_does_what_its_examples_say() -> None:
@@ -70,7 +70,7 @@ def test_an_objectives_own_metrics_are_figures_and_the_loss_has_its_unit() -> No
             {"t": 3.0, "kind": "step", "step": 1, "loss": 0.6, "chosen_reward": 0.1, "lr": 1e-3},
         ]
     )
-    shown = {figure.name: (figure.value, figure.hint) for figure in story.figures}
+    shown = {figure.name: (figure.value, figure.hint) for figure in story.figures()}
     assert shown["Training loss"] == (0.6, "nats per pair")
     assert shown["Validation accuracy"] == (0.5, "")
     assert shown["Training chosen reward"] == (0.1, "")

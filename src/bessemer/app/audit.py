@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bessemer.access.tables import ORGANIZATION, audit, organizations, people, projects
+from bessemer.access.tables import (
+    ORGANIZATION,
+    api_keys,
+    audit,
+    organizations,
+    people,
+    projects,
+)
 from bessemer.app.paging import PageRequest, read_page
 from bessemer.app.platform import Platform
 from bessemer.core.database import now_ms
@@ -73,7 +80,9 @@ Facts = Mapping[str, Any]
 
 
 class Event(NamedTuple):
-    """A row of the trail. `project_name` is today's; `email` was the actor's at the time."""
+    """A row of the trail. `email` was the actor's at the time; the names are today's: of the
+    project, of the key that was used, and of the target where that is a key, ended ones too.
+    """
 
     id: str
     action: str
@@ -82,8 +91,10 @@ class Event(NamedTuple):
     project_name: str | None
     actor_id: str
     key_id: str | None
+    key_name: str | None
     email: str | None
     target: str
+    target_name: str | None
     before: Facts | None
     after: Facts | None
 
@@ -155,11 +166,20 @@ def list_events(
     where = (audit.c.org_id == principal.org_id) & _where(wanted or Filter())
     with platform.db.read() as connection:
         rows, has_more = read_page(connection, audit, where, asked)
-        names: dict[str, str] = {
-            row.id: row.name
-            for row in connection.execute(sa.select(projects.c.id, projects.c.name))
-        }
-    return [_event(row, names) for row in rows], has_more
+        names = _names(connection, projects, {row.project_id for row in rows})
+        keys = _names(connection, api_keys, {named for row in rows for named in _keys_of(row)})
+    return [_event(row, names, keys) for row in rows], has_more
+
+
+def _names(connection: sa.Connection, table: sa.Table, ids: set[str]) -> dict[str, str]:
+    wanted = sa.select(table.c.id, table.c.name).where(table.c.id.in_(ids))
+    return {row.id: row.name for row in connection.execute(wanted)}
+
+
+def _keys_of(row: sa.Row[Any]) -> list[str]:
+    """The ids of keys in it."""
+    used = [] if row.key_id is None else [row.key_id]
+    return [*used, row.target] if row.action.startswith("api_key.") else used
 
 
 def _where(wanted: Filter) -> sa.ColumnElement[bool]:
@@ -195,7 +215,7 @@ def _where(wanted: Filter) -> sa.ColumnElement[bool]:
     return found
 
 
-def _event(row: sa.Row[Any], names: Mapping[str, str]) -> Event:
+def _event(row: sa.Row[Any], names: Mapping[str, str], keys: Mapping[str, str]) -> Event:
     project_id = None if row.project_id == ORGANIZATION else row.project_id
     return Event(
         row.id,
@@ -205,8 +225,10 @@ def _event(row: sa.Row[Any], names: Mapping[str, str]) -> Event:
         None if project_id is None else names.get(project_id, project_id),
         row.owner_id,
         row.key_id,
+        keys.get(row.key_id),
         row.email,
         row.target,
+        keys.get(row.target),
         None if row.before is None else json.loads(row.before),
         None if row.after is None else json.loads(row.after),
     )

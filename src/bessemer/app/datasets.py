@@ -36,6 +36,11 @@ class NamedDataset:
     path: Path
     artifact: Artifact
 
+    @property
+    def is_held_out(self) -> bool:
+        """Whether its validation lines are kept from training: see `data.given_splits`."""
+        return bool(self.artifact.provenance.get("summary", {}).get("held_out", True))
+
 
 def list_datasets(platform: Platform, principal: Principal) -> list[NamedDataset]:
     """The datasets this project has names for, sorted by name."""

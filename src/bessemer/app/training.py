@@ -38,11 +38,13 @@ def submit_train(
     plan: dict[str, Any] = {"model": None, "dataset": None, "threads": threads}
     if recipe.model.name is not None:
         plan["model"] = _found(find_model_local(platform, principal, recipe.model.name))
-    plan["datasets"] = {
-        name: _found(find_dataset(platform, principal, name))
+    datasets = {
+        name: find_dataset(platform, principal, name)
         for name in recipe.dataset_names
         if name != CORPUS
     }
+    plan["datasets"] = {name: _found(dataset) for name, dataset in datasets.items()}
+    plan["held_out"] = all(dataset.is_held_out for dataset in datasets.values())
     plan["dataset"] = next(iter(plan["datasets"].values()), None)
     plan["models"] = {
         name: _found(find_model_local(platform, principal, name))

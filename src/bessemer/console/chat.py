@@ -75,7 +75,7 @@ class ChatPages:
         asker(request).require(CHAT_SCOPE)
         question = _question(await _body(request))
         _chat_request(question)  # what cannot be asked is not offered
-        return page(request, "chat_copied.html", calls=[call_of(question)])
+        return page(request, "copied.html", calls=[call_of(question)], fault=None)
 
     async def answer(self, request: Request) -> Response:
         """Stream one answer. Faults of the question are 400; later ones are a line."""

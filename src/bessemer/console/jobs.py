@@ -18,13 +18,14 @@ from bessemer.app import jobs as run_jobs
 from bessemer.app.fine_tuning import FINAL, Job
 from bessemer.app.fine_tuning_events import list_events
 from bessemer.app.fine_tuning_method import Method
-from bessemer.app.fine_tuning_plans import STAGES, Planned, Plans
+from bessemer.app.fine_tuning_plans import STAGES, Plans
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.console.asker import asker
 from bessemer.console.copying import ApiCall
 from bessemer.console.forms import Form
-from bessemer.console.job_form import FIELDS, body_of, choices, request_of, values_of
+from bessemer.console.job_copied import calls_of_form, copied, creating
+from bessemer.console.job_form import FIELDS, choices, request_of, values_of
 from bessemer.console.rendering import page
 from bessemer.console.run_view import RunView, Shown
 from bessemer.console.runs import RunPages
@@ -125,6 +126,11 @@ class JobPages:
             values |= values_of(self._plans.get(me, earlier).request)
         return self._form(request, values)
 
+    def copied(self, request: Request, form: Form) -> Response:
+        """What is filled in by now, as calls from elsewhere."""
+        asker(request).require(fine_tuning.WRITE_SCOPE)
+        return page(request, "copied.html", **copied(form))
+
     def plan(self, request: Request, form: Form) -> Response:
         """Begin to plan what was filled in; a mistake comes back with the form."""
         me = asker(request)
@@ -149,7 +155,7 @@ class JobPages:
             done=STAGES.index(planned.stage),
             spent_s=time.time() - planned.began_s,
             file=self._file(me, planned.request.training_file),
-            calls=[_creating(planned)],
+            calls=[creating(planned.request)],
         )
 
     def start(self, request: Request) -> Response:
@@ -195,13 +201,16 @@ class JobPages:
     def _form(
         self, request: Request, values: dict[str, str], fault: BessemerError | None = None
     ) -> Response:
+        shown = {**dict.fromkeys(FIELDS, ""), **values}
+        found = choices(self._platform, asker(request))
         return page(
             request,
             "job_new.html",
             status=fault.status if fault else 200,
-            values={**dict.fromkeys(FIELDS, ""), **values},
-            choices=choices(self._platform, asker(request)),
+            values=shown,
+            choices=found,
             fault=fault,
+            calls=[] if fault else calls_of_form(shown, found),
         )
 
     def _view(self, me: Principal, job: Job) -> JobView:
@@ -233,11 +242,6 @@ def _numbers(method: Method) -> list[tuple[str, str]]:
 def _duration(job: Job) -> str:
     assert job.finished_ms is not None
     return duration((job.finished_ms - job.created_ms) / 1000)
-
-
-def _creating(planned: Planned) -> ApiCall:
-    body = body_of(planned.request)
-    return ApiCall("Start this job", "POST", _JOBS, body=body, python="fine_tuning.jobs.create")
 
 
 def _calls_of(job: Job) -> list[ApiCall]:

@@ -90,6 +90,7 @@ def build(
         Route("/files/{file_id}/delete", kept.delete, methods=["POST"]),
         Route("/fine-tuning", jobs.index),
         Route("/fine-tuning/new", jobs.new),
+        Route("/console/fine-tuning/copied", posted(jobs.copied), methods=["POST"]),
         Route("/fine-tuning/plans", posted(jobs.plan), methods=["POST"]),
         Route("/fine-tuning/plans/{plan_id}", jobs.show_plan),
         Route("/fine-tuning/plans/{plan_id}/start", jobs.start, methods=["POST"]),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bessemer.app.jobs import Run
 from bessemer.console import wording
 from bessemer.console.report import Report, read_report
-from bessemer.console.story import Story
+from bessemer.console.story import Story, judged
 
 LIVE = frozenset({"queued", "running"})
 RESUMABLE = frozenset({"dead", "failed", "cancelled"})
@@ -91,11 +91,11 @@ class RunView:
         validation = self.story.validation
         measure = str(self.story.plan.get("measure", "loss"))
         if measure in validation and measure not in ("loss", "bits_per_byte"):
-            return f"validation {measure.replace('_', ' ')} {wording.figure(validation[measure])}"
+            return f"{self._judged(measure)} {wording.figure(validation[measure])}"
         if "bits_per_byte" in validation:
             return f"{wording.figure(validation['bits_per_byte'])} bits per byte"
         if "loss" in validation:
-            return f"validation loss {wording.figure(validation['loss'])}"
+            return f"{self._judged('loss')} {wording.figure(validation['loss'])}"
         if "loss" in self.story.step:
             return f"training loss {wording.figure(self.story.step['loss'])}"
         return self.note or ""
@@ -103,8 +103,17 @@ class RunView:
     @property
     def figures(self) -> list[Shown]:
         return [
-            Shown(item.name, WORDS[item.form](item.value), item.hint) for item in self.story.figures
+            Shown(item.name, WORDS[item.form](item.value), item.hint)
+            for item in self.story.figures(held_out=self.is_held_out)
         ]
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether what is measured between steps is no line that is learned as well."""
+        return bool(self._plan.get("held_out", True))
+
+    def _judged(self, measure: str) -> str:
+        return judged(measure.replace("_", " "), self.is_held_out).lower()
 
     @property
     def outcome(self) -> list[tuple[str, str]]:
@@ -113,8 +122,8 @@ class RunView:
         told = []
         if {"measure", "before", "after"} <= result.keys():
             before, after = (wording.figure(result.pop(key)) for key in ("before", "after"))
-            measure = str(result.pop("measure")).replace("_", " ")
-            told.append((f"validation {measure}", f"{before} before, {after} after"))
+            measure = self._judged(str(result.pop("measure")))
+            told.append((measure, f"{before} before, {after} after"))
         hidden = {"t", "kind", "sentences"}
         rest = [(k.replace("_", " "), _plainly(v)) for k, v in result.items() if k not in hidden]
         return told + rest
@@ -133,12 +142,16 @@ class RunView:
     @property
     def inputs(self) -> list[tuple[str, str]]:
         """What the plan names: models and datasets with their digests."""
-        plan = self._run.folder.plan() if (self._run.folder.path / "plan.json").exists() else {}
         return [
             (key.replace("_", " "), f"{value.get('name', '')} {value['digest']}".strip())
-            for key, value in plan.items()
+            for key, value in self._plan.items()
             if isinstance(value, dict) and value.get("digest")
         ]
+
+    @cached_property
+    def _plan(self) -> dict[str, Any]:
+        folder = self._run.folder
+        return folder.plan() if (folder.path / "plan.json").exists() else {}
 
     @property
     def log_tail(self) -> str:

@@ -7,7 +7,7 @@ also show a run of yesterday's version, or half a run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,17 +133,24 @@ class Story:
             return None
         return max(0.0, float(eta) - (time.time() - float(newest.get("t", time.time()))))
 
-    @property
-    def figures(self) -> list[Figure]:
-        """What is known, in the order a page shows it; nothing is made up for what is not."""
-        step, plan = self.step, self.plan
+    def figures(self, *, held_out: bool = True) -> list[Figure]:
+        """What is known, in the order a page shows it; nothing is made up for what is not.
+
+        Args:
+            held_out: whether the lines of its validation are none that it learns from.
+        """
+        step, plan, told = self.step, self.plan, self.validation
         unit = LOSS_UNITS.get(str(plan.get("objective", "sft")), "")
+
+        def between(what: str) -> str:
+            return judged(what, held_out)
+
         found = [
             Figure("Training loss", step.get("loss"), "figure", unit),
-            Figure("Validation loss", self.validation.get("loss"), "figure", unit),
-            Figure("Validation", self.validation.get("bits_per_byte"), "figure", "bits per byte"),
-            *_metrics("Validation", self.validation),
-            *_metrics("Training", step),
+            Figure(between("loss"), told.get("loss"), "figure", unit),
+            Figure(between(""), told.get("bits_per_byte"), "figure", "bits per byte"),
+            *_metrics(told, between),
+            *_metrics(step, "Training {}".format),
             Figure("Speed", step.get("tokens_s"), "count", "tokens/s"),
             Figure("MFU", step.get("mfu"), "share", _peak(plan)),
             Figure("Learning rate", step.get("lr"), "setting"),
@@ -154,11 +161,21 @@ class Story:
         return [figure for figure in found if figure.value is not None]
 
 
-def _metrics(where: str, event: Event) -> list[Figure]:
+def judged(what: str, held_out: bool) -> str:
+    """What is measured between the steps, by its name.
+
+    >>> judged("loss", True), judged("loss", False), judged("", True), judged("", False)
+    ('Validation loss', 'Loss on lines it learns', 'Validation', 'On lines it learns')
+    """
+    words = f"validation {what}" if held_out else f"{what} on lines it learns"
+    return words.strip().capitalize()
+
+
+def _metrics(event: Event, called: Callable[[str], str]) -> list[Figure]:
     """What an objective tells besides its loss: accuracy, reward, the load of experts."""
     told = [(name, value) for name, value in event.items() if name not in KNOWN]
     return [
-        Figure(f"{where} {name.replace('_', ' ')}", value, "figure")
+        Figure(called(name.replace("_", " ")), value, "figure")
         for name, value in told
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     ]

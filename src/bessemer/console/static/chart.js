@@ -1,10 +1,12 @@
 // The loss curve of one run: asks for the points told since the last time and redraws.
-// Needs uPlot; reads `data-curves` (the address) and `data-live` of #chart.
+// Needs uPlot; reads `data-curves` (the address), `data-live` and `data-judged` (what the second
+// curve is called) of #chart.
 "use strict";
 
 (() => {
   const figure = document.getElementById("chart");
   const holder = figure.querySelector(".plot");
+  const judged = figure.dataset.judged;
   const series = { train: new Map(), validation: new Map() }; // step -> value; a resume tells steps again
   const PERIOD_MS = 2000;
   const HEIGHT = 300;
@@ -45,7 +47,7 @@
         { label: "step", value: (_, value) => (value == null ? "–" : String(value)) },
         { label: "training", stroke: color("--train"), width: 1.75, points: { show: false },
           spanGaps: true, value: precise },
-        { label: "validation", stroke: color("--validation"), width: 2,
+        { label: judged, stroke: color("--validation"), width: 2,
           spanGaps: true, points: { show: true, size: 7, fill: color("--validation") }, value: precise },
       ],
     };
@@ -61,7 +63,7 @@
     }
     if (plot) plot.setData(columns);
     else plot = new uPlot(options(holder.clientWidth), columns, holder);
-    holder.setAttribute("aria-label", `Loss by step. ${tell("training", series.train)}${tell("validation", series.validation)}`);
+    holder.setAttribute("aria-label", `Loss by step. ${tell("training", series.train)}${tell(judged, series.validation)}`);
   }
 
   function tell(name, points) {

@@ -386,8 +386,8 @@
   // --- hands on ----------------------------------------------------------------------------
 
   function send() {
-    const text = prompt.value;
-    if (running || text.trim() === "") return;
+    const text = prompt.value.trimEnd(); // an Enter before this script was there made a new line
+    if (running || text === "") return;
     if (!model.value) return say("There is no model yet. In the terminal: bessemer pull smollm2-135m-instruct");
     say("");
     if (!talk.id) begin(text);
@@ -468,4 +468,6 @@
   toEnd();
   describe();
   models();
+  fit();
+  $("send").disabled = false;
 })();

@@ -1,5 +1,5 @@
 // Buttons that copy the text beside them. Without this script the text is there all the same.
-// Who adds texts later says so with the event `copying`.
+// Who adds texts later says so with the event `copying`; htmx says it by itself.
 "use strict";
 
 (() => {
@@ -31,5 +31,6 @@
     if (button) copy(button);
   });
   document.addEventListener("copying", offer);
+  document.addEventListener("htmx:afterSwap", offer);
   offer();
 })();

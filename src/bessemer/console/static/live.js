@@ -19,6 +19,11 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful) warn("");
 });
 
+// What a page will need is only known later: it loads again, unless a question on it is open.
+if (document.querySelector("[data-reload]")) {
+  setInterval(() => document.querySelector(".sure[open]") || location.reload(), 2000);
+}
+
 document.addEventListener("htmx:beforeSwap", (event) => {
   const selection = window.getSelection();
   const selected = selection && !selection.isCollapsed && selection.containsNode(event.detail.target, true);
