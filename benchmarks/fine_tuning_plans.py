@@ -1,10 +1,11 @@
 """What a plan says a fine-tuning job will take, beside what the job then takes.
 
-    python benchmarks/fine_tuning_plans.py [FOLDER]
+    python benchmarks/fine_tuning_plans.py [FOLDER] [--only METHOD]
 
 FOLDER is a model as Hugging Face has it, by default the default model. Planned and trained in a
 home of its own, one job after the other, with nothing else on the machine. Memory taken is the most
-that a process of it had.
+that a process of it had. Of reinforcement, whose answers have no length beforehand, the most that
+the plan allows for is told as well.
 """
 
 from __future__ import annotations
@@ -17,25 +18,50 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
-from fine_tuning_jobs import chats, pairs
+from fine_tuning_jobs import chats, message, pairs
 
 from bessemer.app import files, fine_tuning, names
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.fine_tuning import FINAL, Request
 from bessemer.app.fine_tuning_desk import FineTuningDesk
-from bessemer.app.fine_tuning_method import Kind, Method
+from bessemer.app.fine_tuning_method import (
+    Method,
+    Reinforcement,
+    ReinforcementHyperparameters,
+)
 from bessemer.app.fine_tuning_plans import Planned, Plans
 from bessemer.app.platform import Platform
 from bessemer.app.pull import pull
 from bessemer.app.supervisor import Supervisor
 from bessemer.core.home import Home
 
+SUMS = [
+    {"messages": [message("user", f"What is {n} + {n + 3}?")], "answer": str(2 * n + 3)}
+    for n in range(12)
+]
+LIKE = {
+    "type": "text_similarity",
+    "name": "like",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+}
+ONCE = ReinforcementHyperparameters(n_epochs=1)
+JOBS: list[tuple[Method, list[Any]]] = [
+    (Method(type="supervised"), chats(50)),
+    (Method(type="dpo"), pairs(10)),
+    (Method(type="reinforcement", reinforcement=Reinforcement(grader=LIKE, hyperparameters=ONCE)),
+     SUMS),
+]  # fmt: skip
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--only", choices=[method.type for method, _ in JOBS])
     asked = parser.parse_args()
     source = asked.folder or default_folder()
     with tempfile.TemporaryDirectory() as home, Platform.open(Home(Path(home))) as platform:
@@ -43,8 +69,9 @@ def main() -> None:
         shutil.copytree(source, copy, dirs_exist_ok=True)
         stored = platform.artifacts.put(copy, kind="model", name="base")
         names.bind(platform, platform.local_principal(), "model", "base", stored.digest)
-        compare(platform, "supervised", chats(50))
-        compare(platform, "dpo", pairs(10))
+        for method, lines in JOBS:
+            if asked.only in (None, method.type):
+                compare(platform, method, lines)
 
 
 def default_folder() -> Path:
@@ -52,12 +79,12 @@ def default_folder() -> Path:
         return pull(platform, platform.local_principal(), DEFAULT_MODEL).path
 
 
-def compare(platform: Platform, kind: Kind, lines: list[object]) -> None:
+def compare(platform: Platform, method: Method, lines: list[Any]) -> None:
     me, plans = platform.local_principal(), Plans(platform)
     data = "\n".join(map(json.dumps, lines)).encode()
     file = files.add_bytes(platform, me, "lines.jsonl", "fine-tune", data)
     began_s = time.monotonic()
-    plan_id = plans.ask(me, Request("base", file.id, Method(type=kind)))
+    plan_id = plans.ask(me, Request("base", file.id, method))
     while plans.get(me, plan_id).is_open:
         time.sleep(0.05)
     planning_s = time.monotonic() - began_s
@@ -67,11 +94,13 @@ def compare(platform: Platform, kind: Kind, lines: list[object]) -> None:
     began_s = time.monotonic()
     peak_bytes = asyncio.run(work(platform, job_id))
     took_s = time.monotonic() - began_s
-    plan = planned.plan
+    plan, trained = planned.plan, fine_tuning.get(platform, me, job_id).trained_tokens
+    most = f" (at most {plan.answers.at_most.seconds:.1f} s)" if plan.answers else ""
     print(
-        f"{kind:12} {len(lines):3} lines  planned in {planning_s:4.1f} s:"
-        f" {plan.seconds:5.1f} s and {plan.needs_bytes / 1e9:.2f} GB"
-        f"   taken: {took_s:5.1f} s and {peak_bytes / 1e9:.2f} GB",
+        f"{method.type:13} {len(lines):3} lines  planned in {planning_s:4.1f} s:"
+        f" {plan.takes.seconds:5.1f} s{most}, {plan.needs_bytes / 1e9:.2f} GB,"
+        f" {plan.takes.tokens:,} tokens"
+        f"   taken: {took_s:5.1f} s, {peak_bytes / 1e9:.2f} GB, {trained:,} tokens",
         flush=True,
     )
 

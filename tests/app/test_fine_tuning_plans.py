@@ -14,7 +14,13 @@ import pytest
 
 from bessemer.app import files, fine_tuning, names, spending
 from bessemer.app.fine_tuning import Request
-from bessemer.app.fine_tuning_method import Dpo, DpoHyperparameters, Method, Reinforcement
+from bessemer.app.fine_tuning_method import (
+    Dpo,
+    DpoHyperparameters,
+    Method,
+    Reinforcement,
+    ReinforcementHyperparameters,
+)
 from bessemer.app.fine_tuning_plans import Planned, Plans
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
@@ -25,6 +31,12 @@ from tests.polling import until
 from tests.tiny import world
 
 SUPERVISED = Method(type="supervised")
+LETTERS = {
+    "type": "python",
+    "name": "letters",
+    "source": "def grade(sample, item):\n"
+    "    return min(1, sample['output_text'].count(item['wanted']) / 5)\n",
+}
 CARD = """
 currency = "eur"
 [[rates]]
@@ -37,6 +49,12 @@ training = 2_000_000
 MEASURED = {
     "open_s": 3.0, "step_s": 0.5, "judged_row_s": 0.1, "needs_bytes": 10**9, "precision": "fp32",
     "threads": 1, "trainable_parameters": 7, "parameters": 70,
+}  # fmt: skip
+
+
+SAMPLED = MEASURED | {
+    "answer_tokens": 24.0, "cached_share": 0.25,
+    "at_most": {"step_s": 2.0, "judged_row_s": 0.4},
 }  # fmt: skip
 
 
@@ -84,9 +102,9 @@ def test_a_plan_times_real_steps_of_these_lines(platform: Platform) -> None:
     # "auto": 100 examples in all, 4 in a step.
     assert (plan.lines, plan.steps) == (12, 8 * 12 // 4)
     assert plan.method.section.hyperparameters.n_epochs == 8
-    assert 0 < plan.step_s < plan.seconds < 120
+    assert 0 < plan.takes.step_s < plan.takes.seconds < 120
     assert 50e6 < plan.needs_bytes < 4e9 and 0 < plan.trained < plan.parameters
-    assert plan.cost is None, "no price was set"
+    assert plan.takes.cost is None, "no price was set"
     assert list(platform.home.runs.iterdir()) == []
 
 
@@ -100,10 +118,10 @@ def test_seconds_are_the_opening_the_steps_and_every_look(
     assert plan is not None
     # 10 epochs of 10 lines in batches of 4; 10 looks at 10 lines besides the first.
     assert plan.steps == 25
-    assert plan.seconds == pytest.approx(3.0 + 25 * 0.5 + 10 * 11 * 0.1)
-    assert plan.cost is not None and plan.cost.currency == "eur"
-    assert plan.tokens == pytest.approx(10 * plan.longest * 10, rel=0.3)
-    assert plan.cost.micro == pytest.approx(plan.seconds * 1000 + 2 * plan.tokens)
+    assert plan.takes.seconds == pytest.approx(3.0 + 25 * 0.5 + 10 * 11 * 0.1)
+    assert plan.takes.cost is not None and plan.takes.cost.currency == "eur"
+    assert plan.takes.tokens == pytest.approx(10 * plan.longest * 10, rel=0.3)
+    assert plan.takes.cost.micro == pytest.approx(plan.takes.seconds * 1000 + 2 * plan.takes.tokens)
 
 
 def test_dpo_asks_the_reference_before_the_first_step(platform: Platform, tmp_path: Path) -> None:
@@ -119,7 +137,67 @@ def test_dpo_asks_the_reference_before_the_first_step(platform: Platform, tmp_pa
     ]
     plan = planned(platform, Plans(platform, command), method, *pairs).plan
     assert plan is not None and plan.steps == 10
-    assert plan.seconds == pytest.approx(3.0 + 10 * 0.5 + (16 * 2 + 20 + 16) * 0.1)
+    assert plan.takes.seconds == pytest.approx(3.0 + 10 * 0.5 + (16 * 2 + 20 + 16) * 0.1)
+
+
+def reinforcement(grader: dict[str, Any] = LETTERS, **dials: Any) -> Method:
+    numbers = ReinforcementHyperparameters(**dials)
+    return Method(type="reinforcement", reinforcement=Reinforcement(
+        grader=grader, hyperparameters=numbers))  # fmt: skip
+
+
+def prompts(count: int) -> list[Any]:
+    return [{"messages": chat["messages"][:1], "wanted": "e"} for chat in world.chats(count)]
+
+
+@pytest.mark.slow
+def test_a_reinforcement_plan_samples_and_judges_real_answers(platform: Platform) -> None:
+    found = planned(platform, Plans(platform), reinforcement(n_epochs=2), *prompts(8))
+    assert found.fault is None, found.fault
+    plan = found.plan
+    assert plan is not None and plan.fits and plan.answers is not None
+    assert (plan.lines, plan.steps, plan.answers.sampled) == (8, 4, 2 * 8 * 8)
+    answers = plan.answers
+    assert 1 <= answers.tokens <= answers.most_tokens <= 128
+    assert 0 < plan.takes.step_s <= answers.at_most.step_s
+    assert plan.takes.seconds <= answers.at_most.seconds < 300
+    assert plan.takes.tokens <= answers.at_most.tokens
+    assert 50e6 < plan.needs_bytes < 4e9
+    assert list(platform.home.runs.iterdir()) == []
+
+
+def test_a_reinforcement_job_pays_for_its_answers_and_for_learning_from_them(
+    platform: Platform, tmp_path: Path
+) -> None:
+    me = platform.local_principal()
+    card = CARD.replace("prompt = 0", "prompt = 4_000_000\ncached = 1_000_000")
+    spending.set_prices(platform, me, card.replace("completion = 0", "completion = 8_000_000"), "c")
+    command = telling(tmp_path, f"run.open_log().write('measured', **{SAMPLED})")
+    method = reinforcement(n_epochs=1, batch_size=2, compute_multiplier=0.5)
+    plan = planned(platform, Plans(platform, command), method, *prompts(8)).plan
+    assert plan is not None and plan.answers is not None and plan.takes.cost is not None
+    # 4 steps of 2 prompts with 4 answers each; 1 look at 8 prompts besides the first.
+    assert (plan.steps, plan.answers.sampled, plan.answers.tokens) == (4, 32, 24.0)
+    assert plan.takes.seconds == pytest.approx(3.0 + 4 * 0.5 + 2 * 8 * 0.1)
+    read, written = plan.takes.tokens - 32 * 24, 32 * 24
+    assert 4 * 8 <= read <= 4 * 8 * plan.longest
+    micro = plan.takes.seconds * 1000 + 2 * (read + written) + 8 * written
+    assert plan.takes.cost.micro == pytest.approx(micro + read * (0.75 * 4 + 0.25 * 1), abs=8)
+    at_most = plan.answers.at_most
+    assert at_most.seconds == pytest.approx(3.0 + 4 * 2.0 + 2 * 8 * 0.4)
+    assert at_most.tokens == read + 32 * plan.answers.most_tokens
+    assert at_most.cost is not None and at_most.cost.micro > plan.takes.cost.micro
+
+
+def test_a_line_without_what_the_grader_reads_is_named(platform: Platform) -> None:
+    grader = {
+        "type": "string_check", "name": "right", "operation": "eq",
+        "input": "{{sample.output_text}}", "reference": "{{item.answer}}",
+    }  # fmt: skip
+    lines = [{**prompts(1)[0], "answer": "7"}, *prompts(1)]
+    found = planned(platform, Plans(platform), reinforcement(grader), *lines)
+    assert found.fault is not None and found.fault.param == "training_file"
+    assert "line 2" in found.fault.message and "answer" in found.fault.message
 
 
 def test_a_broken_line_is_named_before_there_is_a_job(platform: Platform) -> None:
@@ -147,10 +225,14 @@ def test_what_does_not_fit_says_so(
     assert found.too_large and found.fault is not None and said in found.fault.message
 
 
-def test_more_than_is_free_does_not_fit(platform: Platform, tmp_path: Path) -> None:
-    told = {**MEASURED, "needs_bytes": 10**15}
+@pytest.mark.parametrize("kind", ["supervised", "reinforcement"])
+def test_more_than_is_free_does_not_fit(platform: Platform, tmp_path: Path, kind: str) -> None:
+    told = {**SAMPLED, "needs_bytes": 10**15}
     command = telling(tmp_path, f"run.open_log().write('measured', **{told})")
-    found = planned(platform, Plans(platform, command), SUPERVISED, *world.chats(2))
+    method, lines = (
+        (SUPERVISED, world.chats(2)) if kind == "supervised" else (reinforcement(), prompts(2))
+    )
+    found = planned(platform, Plans(platform, command), method, *lines)
     assert found.too_large and found.plan is not None and not found.plan.fits
 
 
@@ -190,8 +272,12 @@ def test_plans_are_of_their_project_and_of_those_who_may(platform: Platform) -> 
         Request(
             "tiny", "",
             Method(type="reinforcement", reinforcement=Reinforcement(grader={
-                "type": "string_check", "name": "n", "operation": "eq",
-                "input": "{{sample.output_text}}", "reference": "a"})),
+                "type": "score_model", "name": "n", "model": "tiny",
+                "input": [{"role": "user", "content": "{{sample.output_text}}"}]})),
+        ),
+        Request(
+            "tiny", "",
+            Method(type="reinforcement", reinforcement=Reinforcement(grader={"type": "nothing"})),
         ),
     ],
 )  # fmt: skip

@@ -20,7 +20,8 @@ from tests.app.run_kinds import COMMAND
 from tests.metered import rows_of
 from tests.polling import until
 
-RECIPE = (Path(__file__).parents[2] / "recipes" / "teach.toml").read_text()
+RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPE = (RECIPES / "teach.toml").read_text()
 PRICES = """
 currency = "usd"
 [[rates]]
@@ -93,6 +94,23 @@ def test_a_run_that_does_not_fit_the_budget_never_starts(
     run = jobs.get_run(platform, owner, folder.run_id)
     assert run.state == "failed" and "0.001 is left of the month budget" in (run.note or "")
     assert rows_of(platform) == [] and not (folder.path / "began").exists()
+
+
+@pytest.mark.parametrize("left", [-1, 0])
+def test_answers_that_may_be_sampled_have_to_fit_the_budget_too(
+    platform: Platform, owner: Principal, left: int
+) -> None:
+    recipe = (RECIPES / "grpo.toml").read_text().replace("minutes = 8", "minutes = 8\nsteps = 5")
+    # 5 steps, 6 prompts each, 8 answers to each of up to 32 tokens; 256 tokens with their prompt.
+    written = 5 * 6 * 8 * 32
+    most = 1 * (5 * 6 * 8 * 256 - written) + 2 * written + 3 * 5 * 6 * 8 * 256
+    spending.set_prices(platform, owner, PRICES, "prices")
+    spending.set_budget(platform, owner, "project", "month", most + left)
+    folder = jobs.submit(platform, owner, "train", "mine", recipe, {})
+    child = jobs.start_detached(platform, folder, command=("true",))
+    assert (child is None) == (left < 0)
+    if child is not None:
+        child.wait(60)
 
 
 def test_a_start_that_never_began_holds_nothing_and_the_next_one_is_charged(

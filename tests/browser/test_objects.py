@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,29 @@ def test_the_text_to_copy_is_what_the_form_holds(page: Page, site: Site) -> None
     expect(text).to_contain_text("seed=1")
     page.get_by_role("button", name="Plan it").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Before it starts")
+
+
+def test_the_form_asks_for_what_the_method_needs(page: Page, site: Site, watch: Watch) -> None:
+    watch.allow("400")  # the mistake
+    a_model(site.platform)
+    a_file(site.platform)
+    page.goto(f"{site.url}/fine-tuning/new")
+    grader, beta = page.locator("textarea"), page.get_by_label("Beta")
+    answers = page.get_by_label("Answers times")
+    for method, asked in (
+        ("supervised", []),
+        ("dpo", [beta]),
+        ("reinforcement", [grader, answers]),
+    ):
+        page.get_by_role("radio", name=method).check()
+        for field in (beta, grader, answers):
+            expect(field).to_be_visible(visible=field in asked)
+    expect(grader).to_have_value(re.compile("string_check"))
+    grader.fill('{"type": "python"\n"name": "x"}')
+    page.get_by_role("button", name="Plan it").click()
+    expect(page.locator(".notice")).to_contain_text("the grader is no JSON: line 2: expected ','")
+    expect(grader).to_have_value('{"type": "python"\n"name": "x"}')
+    expect(grader).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_job_is_followed_to_its_end(page: Page, site: Site) -> None:

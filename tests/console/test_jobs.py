@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import html
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from bessemer.app import fine_tuning, names, spending
 from bessemer.app import jobs as run_jobs
-from bessemer.app.fine_tuning_method import Method
+from bessemer.app.fine_tuning_method import Dpo, DpoHyperparameters, Method, Reinforcement
 from bessemer.app.fine_tuning_plans import Plans
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.console.copying import ApiCall
 from bessemer.console.forms import Form
+from bessemer.console.job_form import GRADER as EXAMPLE
 from bessemer.console.job_form import body_of, request_of, values_of
 from bessemer.console.pages import build
 from bessemer.console.sessions import Sessions, offer_token, token_folder
@@ -39,6 +40,19 @@ MEASURED = {
 }  # fmt: skip
 
 
+SAMPLED = MEASURED | {
+    "answer_tokens": 41.3, "cached_share": 0.5,
+    "at_most": {"step_s": 1.5, "judged_row_s": 0.0},
+}  # fmt: skip
+# Everything that a shell or Python could read in another way.
+GRADER = {
+    "type": "python",
+    "name": 'it\'s "right"',
+    "source": "def grade(sample, item):\n    said = sample['output_text']\n"
+    '    return float(said == "$HOME \\\\ `x`\\n" or "{{item}}" in said)\n',
+}
+
+
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world.write_model(tmp_path_factory.mktemp("tiny-model"))
@@ -50,7 +64,7 @@ def planner(
 ) -> Iterator[TestClient]:
     """A client of a console whose plans are measured at once."""
     _real_model(platform, tiny_folder)
-    plans = Plans(platform, planning_command(tmp_path, MEASURED))
+    plans = Plans(platform, planning_command(tmp_path, SAMPLED))
     app = build(platform, serving, Sessions(token_folder(platform.home)), plans=plans)
     with TestClient(app, base_url=URL, follow_redirects=False) as client:
         client.get(f"/login?token={offer_token(token_folder(platform.home))}")
@@ -91,6 +105,18 @@ def test_the_form_says_what_is_missing_first(client: TestClient, platform: Platf
     assert f'<option value="{file_id}" selected>' in text and "<option>tiny</option>" in text
 
 
+def wrong_grader(text: str) -> dict[str, str]:
+    return {"method": "reinforcement", "grader": text}
+
+
+SCORE_MODEL = json.dumps(
+    {
+        "type": "score_model", "name": "judge", "model": "tiny",
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    }
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -99,6 +125,17 @@ def test_the_form_says_what_is_missing_first(client: TestClient, platform: Platf
         ({"seed": "-1"}, "the seed is -1"),
         ({"suffix": "a/b"}, "'suffix' is 'a/b'"),
         ({"method": "magic"}, "the method is 'magic'"),
+        ({"method": "reinforcement"}, "a reinforcement job needs a grader"),
+        (wrong_grader('{"type": "python",\n "name" 3}'), "no JSON: line 2: expected ':'"),
+        (wrong_grader('{"type": "python"'), "no JSON: it ends before it is whole"),
+        (wrong_grader('["python"]'), "has to be a JSON object: Expected `object`, got `array`"),
+        (wrong_grader('{"a":' * 5000), "nested too deeply"),
+        (wrong_grader("{}"), "'method.reinforcement.grader.type' is 'None'; it takes string_check"),
+        (wrong_grader(SCORE_MODEL), "is a score_model, which asks a model; no model can be asked"),
+        (
+            {"method": "reinforcement", "grader": EXAMPLE, "compute_multiplier": "11"},
+            "$.reinforcement.hyperparameters.compute_multiplier",
+        ),
         ({"model": "nobody"}, "the model 'nobody' cannot be fine-tuned"),
         ({"training_file": "file-nothing"}, "No such File object"),
         ({"training_file": ""}, "choose a training file"),
@@ -113,6 +150,11 @@ def test_a_mistake_comes_back_with_the_form(
     assert answer.status_code in (400, 404)
     text = html.unescape(answer.text)
     assert said in text and 'name="batch_size" value="7"' in text
+    shown = text.partition('<textarea name="grader"')[2].partition("</textarea>")[0]
+    attributes, _, grader = shown.partition(">")
+    assert grader == wrong.get("grader", EXAMPLE)
+    blamed = wrong.get("method") == "reinforcement" and "compute_multiplier" not in wrong
+    assert ("aria-invalid" in attributes) == blamed
 
 
 def test_the_plan_says_whether_it_fits_how_long_and_at_what_cost(
@@ -135,6 +177,37 @@ def test_the_plan_says_whether_it_fits_how_long_and_at_what_cost(
     ((job,), _) = fine_tuning.list_jobs(platform, me, PageRequest())
     assert job_page == f"/fine-tuning/{job.id}" and (job.seed, job.training_file) == (7, file_id)
     assert planner.post(f"{address}/start").headers["location"] == job_page
+
+
+def test_the_plan_of_a_reinforcement_job_says_what_its_answers_may_take(
+    planner: TestClient, platform: Platform
+) -> None:
+    card = """
+    currency = "eur"
+    [[rates]]
+    model = "*"
+    prompt = 0
+    completion = 0
+    device_hour = 3_600_000_000
+    """
+    lines = [{"messages": chat["messages"][:1], "answer": "e"} for chat in world.chats(8)]
+    form = filled(a_file(platform, *lines), method="reinforcement", grader=EXAMPLE, n_epochs="1")
+    _, free = planned(planner, form)
+    assert "no price set" in free and "with them time. <b>At most</b> is" in free
+    spending.set_prices(platform, platform.local_principal(), card, "the card")
+    address, text = planned(planner, form)
+    for shown in (
+        "It fits", "1.5 GB", "about 5 s", "at most 7 s; 2 steps of 0.50 s", "about 5.00 EUR",
+        "at most 7.00 EUR", "64 answers", "to 8 prompts", "had 41 tokens on average, of 128",
+        "longest prompt", "compute multiplier", '"reference": "{{item.answer}}"',
+    ):  # fmt: skip
+        assert shown in text, shown
+    again = html.unescape(planner.get(f"/fine-tuning/new?plan={address.rpartition('/')[2]}").text)
+    assert 'value="reinforcement" checked' in again and f">{EXAMPLE}</textarea>" in again
+    planner.post(f"{address}/start")
+    ((job,), _) = fine_tuning.list_jobs(platform, platform.local_principal(), PageRequest())
+    assert job.method.reinforcement is not None
+    assert job.method.reinforcement.grader == json.loads(EXAMPLE)
 
 
 def test_a_price_of_device_time_becomes_the_cost(planner: TestClient, platform: Platform) -> None:
@@ -319,18 +392,30 @@ def test_what_is_copied_steers_a_job(house: House, word: str, name: str) -> None
     assert job.now.status == told
 
 
-def test_the_plan_is_copied_as_the_call_that_starts_it(house: House) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(type="supervised"),
+        Method(type="dpo", dpo=Dpo(DpoHyperparameters(beta=0.2))),
+        Method(type="reinforcement", reinforcement=Reinforcement(grader=GRADER)),
+    ],
+    ids=["supervised", "dpo", "reinforcement"],
+)
+def test_the_plan_is_copied_as_the_call_that_starts_it(house: House, method: Method) -> None:
     a_model(house.platform)
-    request = fine_tuning.Request(
-        "tiny", a_file(house.platform), Method(type="supervised").checked(), suffix="s", seed=3
-    )
+    file_id = a_file(house.platform)
+    request = fine_tuning.Request("tiny", file_id, method.checked(), suffix="s", seed=3)
     call = ApiCall(
         "Start this job", "POST", "/v1/fine_tuning/jobs", body=body_of(request),
         python="fine_tuning.jobs.create",
     )  # fmt: skip
     for ran in house.run(rendered(call, house.url)).values():
         assert (ran.json["model"], ran.json["seed"]) == ("tiny", 3)
-    assert body_of(request)["method"] == {"type": "supervised"}
+        made = fine_tuning.get(house.platform, house.platform.local_principal(), ran.json["id"])
+        assert made.method == method.checked()
+    assert body_of(request._replace(method=Method(type="supervised").checked()))["method"] == {
+        "type": "supervised"
+    }
 
 
 def test_the_form_is_copied_as_the_call_that_starts_the_job(house: House) -> None:
@@ -342,6 +427,8 @@ def test_the_form_is_copied_as_the_call_that_starts_the_job(house: House) -> Non
         for ran in house.run(calls["Start this job"]).values():
             assert (ran.json["model"], ran.json["training_file"]) == ("tiny", wanted)
             assert (ran.json["seed"] == 7) == bool(query)
+    calls = house.page("/fine-tuning/new?method=reinforcement").calls
+    assert '"string_check"' in calls["Start this job"]["Python"]
     form = filled(oldest, method="dpo", n_epochs="2", beta="0.5", seed="3")
     calls = house.page("/console/fine-tuning/copied", form).calls
     for ran in house.run(calls["Start this job"]).values():
@@ -359,15 +446,33 @@ def test_what_makes_no_sense_is_not_copied(
     assert answer.status_code == 200 and "<code" not in answer.text
     assert "n epochs is &#39;many&lt;&#39;" in answer.text
     page = client.get("/fine-tuning/new?n_epochs=many")
-    assert page.status_code == 200 and "hx-post" not in page.text and "<code" not in page.text
+    assert (
+        page.status_code == 200
+        and "hx-post" not in page.text
+        and "<code data-name" not in page.text
+    )
     assert reader.post("/console/fine-tuning/copied", data=form).status_code == 403
 
 
-def test_a_form_says_again_what_was_asked() -> None:
-    sent: dict[str, Any] = {
-        "model": "tiny", "training_file": "file-1", "validation_file": "file-2", "method": "dpo",
-        "n_epochs": "2", "learning_rate_multiplier": "0.5", "beta": "0.2", "seed": "3",
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"method": "dpo", "beta": "0.2"},
+        {
+            "method": "reinforcement", "grader": json.dumps(GRADER, indent=2), "eval_samples": "3",
+            "eval_interval": "9", "compute_multiplier": "0.5",
+        },
+    ],
+)  # fmt: skip
+def test_a_form_says_again_what_was_asked(own: dict[str, str]) -> None:
+    sent = {
+        "model": "tiny", "training_file": "file-1", "validation_file": "file-2", "n_epochs": "2",
+        "learning_rate_multiplier": "0.5", "seed": "3", **own,
     }  # fmt: skip
     request = request_of(Form({key: [value] for key, value in sent.items()}))
     assert values_of(request) == sent
+    # What belongs to another method is still in the form, and asks for nothing.
+    others = {"beta": "0.3", "grader": "{", "eval_samples": "x", **sent, "method": "supervised"}
+    plain = request_of(Form({key: [value] for key, value in others.items()}))
+    assert "beta" not in values_of(plain) and "grader" not in values_of(plain)
     assert request.method.section.hyperparameters.batch_size == "auto"

@@ -23,7 +23,7 @@ from bessemer.core.runs import RunFolder, StopRequested
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.inference.live import NativeLiveEngine
 from bessemer.text.tokenizer import Tokenizer
-from bessemer.train import network
+from bessemer.train import network, planning
 from bessemer.train.batch import micro_batch
 from bessemer.train.loop import train
 from bessemer.train.objectives.grpo import (
@@ -267,6 +267,35 @@ def test_micro_batches_and_packing_change_nothing(tmp_path: Path) -> None:
     assert sum(part.weight for part in parts) == whole.weight == 32
     total = sum(part.total.item() for part in parts)
     assert total == pytest.approx(whole.total.item(), abs=1e-9)
+
+
+def test_without_a_token_to_stop_at_every_answer_is_as_long_as_allowed(tmp_path: Path) -> None:
+    task, _ = open_task(tmp_path / "run")
+    task.stop_ids = range(task.tokenizer.vocab_size)
+    task.rows(range(4))
+    task.stop_ids = ()
+    task.rows(range(4, 8))
+    for batch, length in (("00000000.jsonl", 1), ("00000001.jsonl", 6)):
+        text = (tmp_path / "run" / "rollouts" / batch).read_text()
+        sampled = [json.loads(line)["rollout"] for line in text.splitlines()]
+        assert [len(rollout["ids"]) for rollout in sampled] == [length] * 32
+        assert {rollout["finished"] for rollout in sampled} == {length == 1}
+
+
+def test_a_plan_times_no_more_answers_than_it_takes_to_know(tmp_path: Path) -> None:
+    run = grpo_run(tmp_path / "run", "batch.rows=48", "batch.rows_at_once=8", "grpo.group=4")
+    planning.measure(run, engine_of=NativeLiveEngine)
+    sampled = events(run, "rollouts")
+    (told,) = events(run, "measured")
+    # 16 prompts of 48 have 64 answers; the last step's answers all go on to the end.
+    assert {event["answers"] for event in sampled} == {64} and len(sampled) >= 3
+    assert sampled[-1]["tokens"] == 64 * 6 and sampled[-1]["batch"] == 0
+    tokens = [event["tokens"] for event in sampled[:-1]]
+    assert told["answer_tokens"] == pytest.approx(sum(tokens) / 64 / len(tokens))
+    assert 0 <= told["cached_share"] < 1 and told["needs_bytes"] > 0
+    # A step is three times what was timed of it.
+    assert told["at_most"]["step_s"] >= told["step_s"] > 2 * min(e["sampled_s"] for e in sampled)
+    assert told["at_most"]["judged_row_s"] >= told["judged_row_s"] > 0
 
 
 def test_what_was_sampled_is_kept_for_people_to_read(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ from bessemer.core.events import Event
 from bessemer.core.ids import new_id
 from bessemer.core.tables import runs
 from bessemer.models.config import ModelConfig
-from bessemer.text.grader_objects import read_grader
 
 TICK_S = 0.5
 MOST_ATTEMPTS = 3
@@ -127,16 +126,8 @@ def _submit(platform: Platform, row: sa.Row[Any]) -> None:
     # 2. The base, and how long its rows have to be.
     base = _base_of(platform, row)
     context_length = ModelConfig.from_folder(base.model.path).context_length
-    section = method.reinforcement
-    grader = None if section is None else read_grader(section.grader)
     measured = measure(
-        dataset.path,
-        method.type,
-        base.model.path,
-        context_length,
-        grader,
-        train=train,
-        validation=validation,
+        dataset.path, method, base.model.path, context_length, train=train, validation=validation
     )
     # 3. The recipe.
     adapter = None if base.adapter is None else str(base.adapter.path)

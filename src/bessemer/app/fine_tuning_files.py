@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.app.datasets import NamedDataset, build_dataset
-from bessemer.app.fine_tuning_method import Kind
+from bessemer.app.fine_tuning_method import Kind, Method
 from bessemer.app.fine_tuning_recipe import Measured
 from bessemer.app.platform import Platform
 from bessemer.core.errors import BessemerError, DataError, InvalidInput
@@ -26,7 +26,7 @@ from bessemer.data.preferences import Preference
 from bessemer.data.shapes import Example, Shape
 from bessemer.text.chat_encoding import encode_chat, encode_prompt
 from bessemer.text.chat_template import ChatTemplate
-from bessemer.text.grader_objects import GraderObject
+from bessemer.text.grader_objects import read_grader
 from bessemer.text.tokenizer import Tokenizer
 
 SHAPES: dict[Kind, str] = {
@@ -78,10 +78,9 @@ def import_files(
 
 def measure(
     dataset: Path,
-    kind: Kind,
+    method: Method,
     base: Path,
     context_length: int,
-    grader: GraderObject | None,
     *,
     train: Path,
     validation: Path | None,
@@ -97,6 +96,8 @@ def measure(
     """
     opened = Dataset.open(dataset)
     tokenizer, template = Tokenizer.load(base), ChatTemplate.load(base)
+    kind, reinforcement = method.type, method.reinforcement
+    grader = None if reinforcement is None else read_grader(reinforcement.grader)
 
     def size_of(line: Any) -> list[int]:
         """Tokens of a line, of a pair for each answer."""

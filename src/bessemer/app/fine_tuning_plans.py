@@ -2,8 +2,9 @@
 
 A plan does what the job will do, up to its first steps. The files are checked by the same rules,
 "auto" becomes the same numbers, and a process of the train room opens the run and times some of its
-steps (`train.planning`). It is worked out in the background, one at a time; nothing of it is kept
-but what is told here, and not over the server's end.
+steps (`train.planning`), with the answers that it samples and the grader that judges them. It is
+worked out in the background, one at a time; nothing of it is kept but what is told here, and not
+over the server's end.
 
     plan_id = plans.ask(principal, request)
     plans.get(principal, plan_id).plan       # None while it is worked out
@@ -15,7 +16,9 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +27,7 @@ from bessemer.app.adapters import NamedAdapter, find_served
 from bessemer.app.fine_tuning import Request
 from bessemer.app.fine_tuning_files import check_files, measure
 from bessemer.app.fine_tuning_method import Method
-from bessemer.app.fine_tuning_recipe import Measured, Settled, Start, settle
+from bessemer.app.fine_tuning_recipe import Measured, Start, settle
 from bessemer.app.platform import Platform
 from bessemer.app.supervisor import thread_budget
 from bessemer.core.errors import BessemerError, InvalidInput, NotFound, OutOfMemory, RunFailed
@@ -33,6 +36,7 @@ from bessemer.core.memory import measure as measure_memory
 from bessemer.core.principal import Principal
 from bessemer.core.recipes import dumps
 from bessemer.core.runs import RunFolder
+from bessemer.core.train_recipe import TrainRecipe
 from bessemer.data.given_splits import import_splits
 from bessemer.ledger.cards import FREE
 from bessemer.ledger.counts import Counts
@@ -52,23 +56,56 @@ class Cost(NamedTuple):
     currency: str
 
 
+Price = Callable[[Counts], Cost | None]
+
+
+class Takes(NamedTuple):
+    """Time, tokens and money.
+
+    Attributes:
+        step_s: seconds of a step.
+        seconds: from its start to its end, without the time it waits for its turn.
+        tokens: that will be trained on, each as often as it is.
+        cost: None where the rate card in force has no price for it.
+    """
+
+    step_s: float
+    seconds: float
+    tokens: int
+    cost: Cost | None
+
+
+class Answers(NamedTuple):
+    """The answers that a reinforcement job samples. How long they become is not known before.
+
+    Attributes:
+        sampled: in all.
+        tokens: of one, in the mean of those that were sampled while steps were timed.
+        most_tokens: that one may have.
+        at_most: what the job takes if each of them has.
+    """
+
+    sampled: int
+    tokens: float
+    most_tokens: int
+    at_most: Takes
+
+
 class Plan(NamedTuple):
     """What a job will take on this machine as it is now.
 
     Attributes:
         method: with numbers in place of "auto".
         lines, longest: of the training file, and the tokens of the longest line of all.
-        tokens: that will be trained on, each as often as it is.
         needs_bytes, free_bytes: memory.
-        seconds: from its start to its end, without the time it waits for its turn.
-        cost: None where the rate card in force has no price for it.
+        takes: with answers as long as those that were sampled, if it samples any.
+        answers: None of a job that learns from what is in its files.
         beside: the runs that were going while steps were timed, which made them slower.
     """
 
     method: Method
     lines: int
     longest: int
-    tokens: int
     steps: int
     trained: int
     parameters: int
@@ -76,9 +113,8 @@ class Plan(NamedTuple):
     threads: int
     needs_bytes: int
     free_bytes: int
-    step_s: float
-    seconds: float
-    cost: Cost | None
+    takes: Takes
+    answers: Answers | None
     beside: int
 
     @property
@@ -125,12 +161,6 @@ class Plans:
     def ask(self, principal: Principal, request: Request) -> str:
         """Begin to plan a job; the plan's id. Raises as `fine_tuning.create`."""
         method = fine_tuning.check(self._platform, principal, request).method
-        if method.type == "reinforcement":
-            raise InvalidInput(
-                "a reinforcement job cannot be planned: its answers are sampled while it runs",
-                param="method",
-                next_step="create it over the API: POST /v1/fine_tuning/jobs",
-            )
         planned = Planned(new_id("plan"), principal, request._replace(method=method))
         self._known[planned.id] = planned
         while len(self._known) > MOST_KEPT:
@@ -192,9 +222,8 @@ def _plan(platform: Platform, planned: Planned, folder: Path, command: jobs.Comm
     served = find_served(platform, principal, request.model)
     base = served.base if isinstance(served, NamedAdapter) else served
     context_length = ModelConfig.from_folder(base.path).context_length
-    kind = request.method.type
     measured = measure(
-        dataset, kind, base.path, context_length, None, train=train, validation=validation
+        dataset, request.method, base.path, context_length, train=train, validation=validation
     )
     adapter = str(served.path) if isinstance(served, NamedAdapter) else None
     start = Start(base.name, context_length, adapter)
@@ -213,24 +242,21 @@ def _plan(platform: Platform, planned: Planned, folder: Path, command: jobs.Comm
     }
     run = RunFolder.create(folder / "run", dumps(settled.recipe), inputs)
     told = _told_by(run, command)
-    seconds = _seconds(settled, measured, told)
-    seen = (settled.recipe.steps or 0) * settled.recipe.batch.rows
-    tokens = round(measured.tokens * seen / measured.lines)
+    price = partial(_cost, platform, principal, base.name)
+    recipe = settled.recipe
     return Plan(
         method=settled.method,
         lines=measured.lines,
         longest=measured.longest,
-        tokens=tokens,
-        steps=settled.recipe.steps or 0,
+        steps=recipe.steps or 0,
         trained=told["trainable_parameters"],
         parameters=told["parameters"],
         precision=told["precision"],
         threads=told["threads"],
         needs_bytes=told["needs_bytes"],
         free_bytes=free_bytes,
-        step_s=told["step_s"],
-        seconds=seconds,
-        cost=_cost(platform, principal, base.name, seconds, tokens),
+        takes=_takes(recipe, measured, told, price),
+        answers=_answers(recipe, measured, told, price),
         beside=beside,
     )
 
@@ -260,28 +286,57 @@ def _told_by(run: RunFolder, command: jobs.Command) -> dict[str, Any]:
     )
 
 
-def _seconds(settled: Settled, measured: Measured, told: dict[str, Any]) -> float:
+def _answers(
+    recipe: TrainRecipe, measured: Measured, told: dict[str, Any], price: Price
+) -> Answers | None:
+    if recipe.grpo is None:
+        return None
+    most = recipe.grpo.max_tokens
+    longest = {**told, **told["at_most"], "answer_tokens": most}
+    sampled = _seen(recipe) * recipe.grpo.group
+    at_most = _takes(recipe, measured, longest, price)
+    return Answers(sampled, told["answer_tokens"], most, at_most)
+
+
+def _takes(recipe: TrainRecipe, measured: Measured, told: dict[str, Any], price: Price) -> Takes:
+    seconds = _seconds(recipe, measured, told)
+    used = _tokens(recipe, measured, told)._replace(device_ms=round(seconds * 1000))
+    return Takes(told["step_s"], seconds, used.training, price(used))
+
+
+def _seen(recipe: TrainRecipe) -> int:
+    """Lines, each as often as it is."""
+    return (recipe.steps or 0) * recipe.batch.rows
+
+
+def _seconds(recipe: TrainRecipe, measured: Measured, told: dict[str, Any]) -> float:
     """Opening, what is read before the first step, the steps, and the looks between them."""
-    recipe = settled.recipe
-    steps = recipe.steps or 0
     judged = min(recipe.evaluation.rows, measured.lines) * (recipe.evaluation.times + 1)
     # DPO asks the reference about every pair once, without a gradient: as rows that are judged.
     before = 0
-    if settled.method.type == "dpo":
-        before = min(measured.lines, steps * recipe.batch.rows) + recipe.evaluation.rows
-    rows = judged + before
-    return float(told["open_s"] + steps * told["step_s"] + rows * told["judged_row_s"])
+    if recipe.objective == "dpo":
+        before = min(measured.lines, _seen(recipe)) + recipe.evaluation.rows
+    spent_s = (recipe.steps or 0) * told["step_s"] + (judged + before) * told["judged_row_s"]
+    return float(told["open_s"] + spent_s)
 
 
-def _cost(
-    platform: Platform, principal: Principal, base: str, seconds: float, tokens: int
-) -> Cost | None:
+def _tokens(recipe: TrainRecipe, measured: Measured, told: dict[str, Any]) -> Counts:
+    """As `run_metering` counts them: answers are written, and trained on behind their prompts."""
+    read = measured.tokens * _seen(recipe) / measured.lines
+    if recipe.grpo is None:
+        return Counts(training=round(read))
+    prompts = round(read * recipe.grpo.group)
+    answers = round(_seen(recipe) * recipe.grpo.group * told["answer_tokens"])
+    cached = round(prompts * told["cached_share"])
+    return Counts(prompts - cached, cached, answers, training=prompts + answers)
+
+
+def _cost(platform: Platform, principal: Principal, base: str, used: Counts) -> Cost | None:
     if not principal.holds(spending.READ_SCOPE):
         return None
     card = spending.prices(platform, principal)
     if card.digest == FREE.digest:
         return None
-    used = Counts(device_ms=round(seconds * 1000), training=tokens)
     try:
         micro = card.cost_micro(base, used)
     except InvalidInput:  # no rate, or none for training

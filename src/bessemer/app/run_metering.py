@@ -43,7 +43,7 @@ class Start(NamedTuple):
 
 
 def reserve(platform: Platform, folder: RunFolder) -> None:
-    """Hold what the next start may cost: its minutes, or the tokens of its steps.
+    """Hold what the next start may cost: its minutes, or the tokens of its steps, sampled too.
 
     Raises:
         BudgetExceeded: it does not fit a budget.
@@ -54,16 +54,24 @@ def reserve(platform: Platform, folder: RunFolder) -> None:
         return
     resolved = folder.path / "resolved.toml"
     recipe = load(resolved if resolved.exists() else folder.recipe, TrainRecipe).recipe
-    if recipe.steps is None:
-        most = Counts(device_ms=round(recipe.minutes * 60_000))
-    else:
-        most = Counts(training=recipe.steps * recipe.tokens_per_step)
     with Ledger(platform.db) as ledger:
         request_id = _name(platform, folder, len(starts(folder.read())) + 1)
         try:
-            ledger.reserve(owner, request_id, _model(folder), "training", most).result()
+            ledger.reserve(owner, request_id, _model(folder), "training", _most(recipe)).result()
         except Conflict:
             _log.info("%s is reserved already, by a process that never began", request_id)
+
+
+def _most(recipe: TrainRecipe) -> Counts:
+    """Of answers that are sampled, each as long as allowed: it shares a row with its prompt."""
+    if recipe.steps is None:
+        return Counts(device_ms=round(recipe.minutes * 60_000))
+    tokens = recipe.steps * recipe.tokens_per_step
+    if recipe.grpo is None:
+        return Counts(training=tokens)
+    answers = recipe.steps * recipe.batch.rows * recipe.grpo.group
+    written, tokens = answers * recipe.grpo.max_tokens, tokens * recipe.grpo.group
+    return Counts(prompt=tokens - written, completion=written, training=tokens)
 
 
 def settle(platform: Platform, folder: RunFolder) -> None:

@@ -35,9 +35,11 @@ def train(run: RunFolder) -> None:
 
 
 def plan(run: RunFolder) -> None:
+    compiled_products.keep_few()
+    from bessemer.inference.live import NativeLiveEngine
     from bessemer.train.planning import measure
 
-    measure(run)
+    measure(run, engine_of=NativeLiveEngine)
 
 
 def evaluate(run: RunFolder) -> None:

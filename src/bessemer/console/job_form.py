@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bessemer.app import adapters, files, models
 from bessemer.app.fine_tuning import Request
-from bessemer.app.fine_tuning_method import Method
+from bessemer.app.fine_tuning_method import Kind, Method
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.console.forms import Form
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 
+KINDS: tuple[Kind, ...] = ("supervised", "dpo", "reinforcement")
+# What a method asks for beside the hyperparameters of all.
+_OWN: dict[str, tuple[str, ...]] = {
+    "supervised": (),
+    "dpo": ("beta",),
+    "reinforcement": ("compute_multiplier", "eval_interval", "eval_samples"),
+}
 FIELDS = (
     "model", "training_file", "validation_file", "method", "n_epochs", "batch_size",
-    "learning_rate_multiplier", "beta", "suffix", "seed",
+    "learning_rate_multiplier", "beta", "grader", "compute_multiplier", "eval_interval",
+    "eval_samples", "suffix", "seed",
 )  # fmt: skip
-_WHOLE, _REAL = ("n_epochs", "batch_size"), ("learning_rate_multiplier", "beta")
+_WHOLE = ("n_epochs", "batch_size", "eval_interval", "eval_samples")
+_REAL = ("learning_rate_multiplier", "beta", "compute_multiplier")
+# What the form begins with: right where the answer is what the file's line says.
+GRADER = """{
+  "type": "string_check",
+  "name": "right",
+  "operation": "eq",
+  "input": "{{sample.output_text}}",
+  "reference": "{{item.answer}}"
+}"""
 _MOST_FILES = 100
 
 
@@ -54,13 +73,18 @@ def request_of(form: Form) -> Request:
         if not values[name]:
             raise InvalidInput(f"choose a {name.replace('_', ' ')}", param=name)
     kind = values["method"] or "supervised"
-    if kind not in ("supervised", "dpo"):
-        raise InvalidInput(f"the method is {kind[:40]!r}; it is supervised or dpo", param="method")
-    numbers = {**_numbers(values, _WHOLE, int), **_numbers(values, _REAL, float)}
-    if kind != "dpo":
-        numbers.pop("beta", None)
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise InvalidInput(f"the method is {kind[:40]!r}; it is one of {known}", param="method")
+    others = {name for method, own in _OWN.items() if method != kind for name in own}
+    asked = {name: text for name, text in values.items() if name not in others}
+    section: dict[str, Any] = {
+        "hyperparameters": {**_numbers(asked, _WHOLE, int), **_numbers(asked, _REAL, float)}
+    }
+    if kind == "reinforcement":
+        section["grader"] = _grader(values["grader"])
     seed = _numbers(values, ("seed",), int).get("seed")
-    tree = {"type": kind, kind: {"hyperparameters": numbers}}
+    tree = {"type": kind, kind: section}
     try:
         method = msgspec.convert(tree, Method)
     except msgspec.ValidationError as fault:
@@ -80,10 +104,13 @@ def request_of(form: Form) -> Request:
 def body_of(request: Request) -> dict[str, Any]:
     """The request as the API takes it; what is "auto" is left out."""
     section = msgspec.to_builtins(request.method.section)
-    chosen = {key: value for key, value in section["hyperparameters"].items() if value != "auto"}
-    method: dict[str, Any] = {"type": request.method.type}
+    numbers = section.pop("hyperparameters").items()
+    chosen = {key: value for key, value in numbers if value not in ("auto", "default")}
     if chosen:
-        method[request.method.type] = {"hyperparameters": chosen}
+        section["hyperparameters"] = chosen
+    method: dict[str, Any] = {"type": request.method.type}
+    if section:
+        method[request.method.type] = section
     told = {"model": request.model, "training_file": request.training_file, "method": method}
     rest = ("validation_file", "suffix", "seed")
     return told | {key: value for key in rest if (value := getattr(request, key)) is not None}
@@ -92,16 +119,48 @@ def body_of(request: Request) -> dict[str, Any]:
 def values_of(request: Request) -> dict[str, str]:
     """The request as the form shows it again."""
     body = body_of(request)
-    section = body.pop("method")
-    numbers = section.get(section["type"], {}).get("hyperparameters", {})
-    told = {**body, **numbers, "method": section["type"]}
+    method = body.pop("method")
+    section = method.get(method["type"], {})
+    told = {**body, **section.get("hyperparameters", {}), "method": method["type"]}
+    if "grader" in section:
+        told["grader"] = json.dumps(section["grader"], indent=2, ensure_ascii=False)
     return {key: str(value) for key, value in told.items()}
+
+
+def _grader(text: str) -> dict[str, Any]:
+    """JSON as the API takes it. What the object says is read where it is asked for."""
+    if not text:
+        raise InvalidInput(
+            "a reinforcement job needs a grader, which says what an answer is worth", param="grader"
+        )
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.ValidationError as fault:
+        what = f"has to be a JSON object: {fault}"
+    except msgspec.DecodeError as fault:
+        what = f"is no JSON: {_in_lines(str(fault), text)}"
+    except RecursionError:
+        what = "is nested too deeply"
+    raise InvalidInput(f"the grader {what}", param="grader")
+
+
+def _in_lines(fault: str, text: str) -> str:
+    """Where a text is at fault, as whoever typed it can find the place.
+
+    >>> _in_lines("JSON is malformed: expected ':' (byte 6)", '{\\n "b" 2}')
+    "line 2: expected ':'"
+    """
+    told = re.fullmatch(r"JSON is malformed: (.*) \(byte (\d+)\)", fault)
+    if told is None:
+        return "it ends before it is whole" if "truncated" in fault else fault
+    line = text.encode()[: int(told[2])].count(b"\n") + 1
+    return f"line {line}: {told[1]}"
 
 
 def _numbers(values: dict[str, str], names: tuple[str, ...], kind: type) -> dict[str, Any]:
     found = {}
     for name in names:
-        text = values[name]
+        text = values.get(name)
         if text and text != "auto":
             try:
                 found[name] = kind(text)

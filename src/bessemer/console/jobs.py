@@ -25,7 +25,7 @@ from bessemer.console.asker import asker
 from bessemer.console.copying import ApiCall
 from bessemer.console.forms import Form
 from bessemer.console.job_copied import calls_of_form, copied, creating
-from bessemer.console.job_form import FIELDS, choices, request_of, values_of
+from bessemer.console.job_form import FIELDS, GRADER, choices, request_of, values_of
 from bessemer.console.rendering import page
 from bessemer.console.run_view import RunView, Shown
 from bessemer.console.runs import RunPages
@@ -202,6 +202,7 @@ class JobPages:
         self, request: Request, values: dict[str, str], fault: BessemerError | None = None
     ) -> Response:
         shown = {**dict.fromkeys(FIELDS, ""), **values}
+        shown["grader"] = shown["grader"] or GRADER
         found = choices(self._platform, asker(request))
         return page(
             request,

@@ -2,7 +2,7 @@
 
     loop         a run, from its folder to its model: start here
     network      what is trained, before its first step     output      and what is left of it
-    opening      the tasks of a run, and whose turn it is   task        what an objective gives
+    opening      a run before its first step                task        what an objective gives
     objectives   one file each                              batch       rows as tensors
     gradient     a step's gradient, in one of two orders    loss        on chunks of the head
     attention    packed documents in blocks                 balancing   of experts

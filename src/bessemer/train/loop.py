@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
-from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.errors import RunFailed
 from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import dumps, load
@@ -27,22 +25,21 @@ from bessemer.core.space import refuse_if_read_only
 from bessemer.core.stopping import StopFlag
 from bessemer.core.train_recipe import TrainRecipe
 from bessemer.core.watchdog import Watchdog
-from bessemer.data.document_splits import open_tokenizer
 from bessemer.models.flops import StepCost, step_cost
-from bessemer.train import network, precision
-from bessemer.train.balancing import balance, prepare
+from bessemer.train.balancing import balance
 from bessemer.train.checkpoint import Checkpoints
 from bessemer.train.gradient import Measured, accumulate, accumulate_in_tree
 from bessemer.train.guard import Fault, Guard
-from bessemer.train.memory import explained, refuse_if_too_large
+from bessemer.train.memory import explained
+from bessemer.train.network import Trained
 from bessemer.train.objectives import reptile
-from bessemer.train.opening import Schedule, open_schedule
+from bessemer.train.opening import Schedule, open_run
 from bessemer.train.optimizer import Optimizer
 from bessemer.train.output import write_output, write_snapshot
 from bessemer.train.resuming import Moving, resume
 from bessemer.train.sample import write_sample
 from bessemer.train.schedule import learning_rate
-from bessemer.train.task import Network, Setting, evaluating
+from bessemer.train.task import Network, evaluating
 from bessemer.train.weights import TrainedWeights
 
 
@@ -67,35 +64,20 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
         plan = run.plan()
         resolved = run.path / "resolved.toml"
         recipe = load(resolved if resolved.exists() else run.recipe, TrainRecipe).recipe
-        base = Path(plan["model"]["path"]) if recipe.model.name else None
-        torch.set_num_threads(int(plan["threads"]))
-        torch.manual_seed(recipe.seed)
-        keep_freed_memory()
         stack.enter_context(explained(recipe))
 
-        # 2. The network, in the precision this machine is faster in.
-        tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
-        peak = precision.probe()
-        chosen = peak.faster if recipe.precision == "auto" else recipe.precision
-        decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
-        if recipe.lora is None:
-            prepare(decoder, recipe.moe)
-        decoder.recompute_layers(recipe.recompute == "layers")
-        refuse_if_too_large(decoder, recipe)
-        weights = TrainedWeights(decoder)
+        # 2. The network, what it learns, and from what.
+        opened = open_run(run, recipe, log.write, engine_of)
+        decoder, weights, schedule = opened.network, opened.weights, opened.schedule
         optimizer = Optimizer(weights.masters, recipe.optimizer)
-        cost = step_cost(decoder)
+        cost, peak = step_cost(decoder), opened.peak
 
-        # 3. What it learns, and from what.
-        setting = Setting(recipe, plan, run.path, tokenizer, log.write, engine_of)
-        schedule = open_schedule(setting, decoder)
-
-        # 4. The number of steps, from a measured speed; from here on nothing is decided again.
+        # 3. The number of steps, from a measured speed; from here on nothing is decided again.
         step_s = None
         if recipe.steps is None:
             step_s = measure_step_s(decoder, weights, schedule, recipe)
         steps = recipe.steps or max(1, int(recipe.minutes * 60 / (step_s or 1.0)))
-        recipe = recipe.model_copy(update={"steps": steps, "precision": chosen})
+        recipe = recipe.model_copy(update={"steps": steps, "precision": opened.precision})
         if not resolved.exists():
             write_atomically(resolved, dumps(recipe).encode())
         log.write(
@@ -104,10 +86,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
             measure=schedule.measure,
             steps=steps,
             tokens_per_step=recipe.tokens_per_step,
-            precision=chosen,
-            threads=torch.get_num_threads(),
-            trainable_parameters=weights.count,
-            parameters=sum(p.numel() for p in decoder.parameters()),
+            **opened.facts,
             peak_gflops=round(peak.peak_gflops, 1),
             bf16_gflops=round(peak.bf16_gflops, 1),
             fp32_gflops=round(peak.fp32_gflops, 1),
@@ -116,14 +95,14 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
             **schedule.facts,
         )
 
-        # 5. Where to continue.
+        # 4. Where to continue.
         guard = Guard(recipe.guard)
         moving = Moving(decoder, weights, optimizer, guard)
         done = resume(run, log, schedule.digest, moving)
         if done == 0:
             log.write("validation", step=0, **judge(decoder, weights, schedule, recipe))
 
-        # 6. The steps.
+        # 5. The steps.
         validations = {round(steps * k / recipe.evaluation.times) for k in
                        range(1, recipe.evaluation.times + 1)}  # fmt: skip
         last_saved_s = time.monotonic()
@@ -176,10 +155,10 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                 if is_last and step < steps:
                     raise StopRequested
 
-        # 7. What came of it.
+        # 6. What came of it.
         decoder.eval()
         write_sample(log, steps, decoder, schedule, recipe)
-        write_output(run, plan, recipe, decoder, weights, tokenizer)
+        write_output(run, plan, recipe, decoder, weights, opened.tokenizer)
         if (task := schedule.reptile) is not None:
             log.write("adaptation", **reptile.against_plain(decoder, weights, task, recipe))
         told = [event for event in run.read() if event["kind"] == "validation"]
@@ -209,7 +188,7 @@ def gradient_of(
 
 
 def judge(
-    decoder: network.Trained, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
+    decoder: Trained, weights: TrainedWeights, schedule: Schedule, recipe: TrainRecipe
 ) -> dict[str, float]:
     """`loss` and every metric on the validation data."""
     with evaluating(decoder):

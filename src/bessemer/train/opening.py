@@ -1,20 +1,29 @@
-"""Which tasks a run has, which rows of each go into a step, and what it is judged by."""
+"""A run before its first step: its network, its tasks, and which rows of each go into a step."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from bessemer.core.allocator import keep_freed_memory
+from bessemer.core.protocols import EngineMaker
+from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
-from bessemer.core.train_sections import Objective
+from bessemer.core.train_sections import Objective, Precision
+from bessemer.data.document_splits import open_tokenizer
 from bessemer.data.interleaving import Interleaving
+from bessemer.text.tokenizer import Tokenizer
+from bessemer.train import network as networks
+from bessemer.train.balancing import prepare
 from bessemer.train.batch import micro_batches
 from bessemer.train.gradient import Part, add_up, combine
+from bessemer.train.memory import refuse_if_too_large
 from bessemer.train.objectives import (
     distillation,
     grpo,
@@ -23,7 +32,9 @@ from bessemer.train.objectives import (
     reptile,
     reward_model,
 )
+from bessemer.train.precision import DTYPES, MatmulPeak, probe
 from bessemer.train.task import Network, Setting, Task
+from bessemer.train.weights import TrainedWeights
 
 
 class Schedule:
@@ -63,6 +74,12 @@ class Schedule:
         return {"loss": loss, **metrics}
 
     @property
+    def sampling(self) -> grpo.GrpoTask | None:
+        """The one task whose rows the network writes itself; it is never part of a mixture."""
+        task = self.tasks[0]
+        return task if isinstance(task, grpo.GrpoTask) else None
+
+    @property
     def reptile(self) -> reptile.ReptileTask | None:
         """The one task whose gradient takes steps of its own; it is never part of a mixture."""
         task = self.tasks[0]
@@ -89,6 +106,64 @@ class Schedule:
         return {
             f"{task.name}/{key}": value for task in self.tasks for key, value in task.facts.items()
         }
+
+
+class Opened(NamedTuple):
+    """A run that can take its first step.
+
+    Attributes:
+        peak: what this machine multiplies fastest in, and how fast.
+        precision: what the network computes in.
+    """
+
+    network: networks.Trained
+    tokenizer: Tokenizer
+    weights: TrainedWeights
+    schedule: Schedule
+    peak: MatmulPeak
+    precision: Precision
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the event that says what was opened."""
+        return {
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "trainable_parameters": self.weights.count,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+        }
+
+
+def open_run(
+    run: RunFolder, recipe: TrainRecipe, tell: Callable[..., Any], engine_of: EngineMaker | None
+) -> Opened:
+    """Open the network, in the precision this machine is faster in, and what it learns from.
+
+    Args:
+        recipe: the run's own, or as much of it as is tried.
+        tell: writes an event of the run.
+
+    Raises:
+        InvalidInput: the data does not fit the recipe.
+        OutOfMemory: it cannot fit.
+    """
+    plan = run.plan()
+    base = Path(plan["model"]["path"]) if recipe.model.name else None
+    torch.set_num_threads(int(plan["threads"]))
+    torch.manual_seed(recipe.seed)
+    keep_freed_memory()
+    tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
+    peak = probe()
+    chosen = peak.faster if recipe.precision == "auto" else recipe.precision
+    network = networks.start(recipe, base, tokenizer, DTYPES[chosen])
+    if recipe.lora is None:
+        prepare(network, recipe.moe)
+    network.recompute_layers(recipe.recompute == "layers")
+    refuse_if_too_large(network, recipe)
+    weights = TrainedWeights(network)
+    setting = Setting(recipe, plan, run.path, tokenizer, tell, engine_of)
+    schedule = open_schedule(setting, network)
+    return Opened(network, tokenizer, weights, schedule, peak, chosen)
 
 
 def open_schedule(setting: Setting, network: nn.Module) -> Schedule:

@@ -4,6 +4,10 @@
 
 Nothing is guessed from a machine's peak: the steps are those of this network on these rows. Memory
 is the most that the process had over them, and what is allocated later, which is known to the byte.
+
+A run that samples its answers takes as long as these are, and training changes that. So there is a
+step more in which no answer ends before it must: the most that a step of it can take. The peak of
+memory is that one's.
 """
 
 from __future__ import annotations
@@ -12,84 +16,107 @@ import contextlib
 import resource
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
-import torch
-
-from bessemer.core.allocator import keep_freed_memory
 from bessemer.core.processes import ProcessId
+from bessemer.core.protocols import EngineMaker
 from bessemer.core.recipes import load
 from bessemer.core.runs import RunFolder
 from bessemer.core.train_recipe import TrainRecipe
-from bessemer.data.document_splits import open_tokenizer
-from bessemer.train import network, precision
-from bessemer.train.balancing import prepare
-from bessemer.train.loop import judge, measure_step_s
-from bessemer.train.memory import explained, refuse_if_too_large, snapshot_bytes, state_bytes
-from bessemer.train.opening import open_schedule
-from bessemer.train.task import Setting
-from bessemer.train.weights import TrainedWeights
+from bessemer.train.loop import gradient_of, judge, measure_step_s
+from bessemer.train.memory import explained, snapshot_bytes, state_bytes
+from bessemer.train.objectives.grpo import GrpoTask
+from bessemer.train.opening import Opened, open_run
 
 TIMED_STEPS = 5
 TIMED_ROWS = 4
+# Answers come from an engine that takes this many side by side: fewer would cost too much each.
+TIMED_ANSWERS = 32
 LIMIT_S = 20.0
 
 
-def measure(run: RunFolder) -> None:
+def measure(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
     """Tell what opening the run, a step, and a row that is only judged take.
+
+    Args:
+        engine_of: as for `loop.train`.
 
     Raises:
         InvalidInput: the data does not fit the recipe.
         OutOfMemory: with the numbers, and the change that fits.
     """
     with contextlib.closing(run.open_log()) as log:
-        # 1. The run, cut to what is timed: a pass before the first step reads no more rows.
-        plan, whole = run.plan(), load(run.recipe, TrainRecipe).recipe
-        rows = min(TIMED_ROWS, whole.evaluation.rows)
-        update = {
-            "steps": TIMED_STEPS,
-            "minutes": 20 * LIMIT_S / 60,  # `measure_step_s` takes a twentieth of them
-            "evaluation": whole.evaluation.model_copy(update={"rows": rows}),
-        }
-        recipe = whole.model_copy(update=update)
-        torch.set_num_threads(int(plan["threads"]))
-        torch.manual_seed(recipe.seed)
-        keep_freed_memory()
+        whole = load(run.recipe, TrainRecipe).recipe
+        recipe = _cut(whole)
+        share = recipe.batch.rows / whole.batch.rows
         with explained(recipe):
-            # 2. The network and its data, as in `loop.train`.
-            base = Path(plan["model"]["path"]) if recipe.model.name else None
-            tokenizer = open_tokenizer(recipe, base, run.path / "tokenizer", plan["datasets"])
-            peak = precision.probe()
-            chosen = peak.faster if recipe.precision == "auto" else recipe.precision
-            decoder = network.start(recipe, base, tokenizer, precision.DTYPES[chosen])
-            if recipe.lora is None:
-                prepare(decoder, recipe.moe)
-            decoder.recompute_layers(recipe.recompute == "layers")
-            refuse_if_too_large(decoder, recipe)
-            weights = TrainedWeights(decoder)
-            setting = Setting(recipe, plan, run.path, tokenizer, log.write)
-            schedule = open_schedule(setting, decoder)
+            opened = open_run(run, recipe, log.write, engine_of)
             open_s = time.time() - ProcessId.current().started
-
-            # 3. Some steps, and some rows that are only judged.
-            step_s = measure_step_s(decoder, weights, schedule, recipe)
-            begin_s = time.monotonic()
-            judge(decoder, weights, schedule, recipe)
-            judge_s = time.monotonic() - begin_s
-        judged = sum(len(task.validation()) for task in schedule.tasks)
+            decoder, weights, schedule = opened.network, opened.weights, opened.schedule
+            told: dict[str, Any] = {
+                "step_s": measure_step_s(decoder, weights, schedule, recipe) / share,
+                "judged_row_s": _judged_row_s(opened, recipe),
+            }
+            if (task := schedule.sampling) is not None:
+                told |= _of_answers(run)
+                longest = _of_longest(opened, task, recipe, share)
+                told["at_most"] = {name: max(told[name], longest[name]) for name in longest}
+        state, snapshot = state_bytes(decoder, recipe), snapshot_bytes(decoder, recipe)
         log.write(
             "measured",
             open_s=open_s,
-            step_s=step_s,
-            judged_row_s=judge_s / max(1, judged),
-            needs_bytes=_peak_bytes()
-            + state_bytes(decoder, recipe)
-            + snapshot_bytes(decoder, recipe),
-            precision=chosen,
-            threads=torch.get_num_threads(),
-            trainable_parameters=weights.count,
-            parameters=sum(p.numel() for p in decoder.parameters()),
+            needs_bytes=_peak_bytes() + state + snapshot,
+            **told,
+            **opened.facts,
         )
+
+
+def _cut(whole: TrainRecipe) -> TrainRecipe:
+    """The run as far as it is timed: a pass before the first step reads no more rows."""
+    timed, batch = TIMED_ROWS, whole.batch
+    if whole.grpo is not None:
+        timed = TIMED_ANSWERS
+        # Twice what the engine takes at once, and no less than goes through the network at once.
+        enough = max(whole.rows_at_once, -(-2 * TIMED_ANSWERS // whole.grpo.group))
+        batch = batch.model_copy(update={"rows": min(batch.rows, enough)})
+    rows = min(timed, whole.evaluation.rows)
+    update = {
+        "steps": TIMED_STEPS,
+        "minutes": 20 * LIMIT_S / 60,  # `measure_step_s` takes a twentieth of them
+        "batch": batch,
+        "evaluation": whole.evaluation.model_copy(update={"rows": rows}),
+    }
+    return whole.model_copy(update=update)
+
+
+def _judged_row_s(opened: Opened, recipe: TrainRecipe) -> float:
+    begin_s = time.monotonic()
+    judge(opened.network, opened.weights, opened.schedule, recipe)
+    spent_s = time.monotonic() - begin_s
+    if (task := opened.schedule.sampling) is not None:  # several answers share a row
+        return spent_s / int(task.facts["validation_prompts"])
+    return spent_s / max(1, sum(len(task.validation()) for task in opened.schedule.tasks))
+
+
+def _of_answers(run: RunFolder) -> dict[str, float]:
+    """How long the answers of the timed steps were, and how much of their prompts was cached."""
+    told = [event for event in run.read() if event["kind"] == "rollouts"]
+    answers, tokens, prompts, cached = (
+        sum(event[name] for event in told)
+        for name in ("answers", "tokens", "prompt_tokens", "cached_tokens")
+    )
+    return {"answer_tokens": tokens / answers, "cached_share": cached / prompts}
+
+
+def _of_longest(
+    opened: Opened, task: GrpoTask, recipe: TrainRecipe, share: float
+) -> dict[str, float]:
+    """What a step and a judged row take if no answer ends before it must."""
+    task.stop_ids = ()  # the first step's answers are sampled anew: later ones came since
+    begin_s = time.monotonic()
+    gradient_of(1, opened.network, opened.weights, opened.schedule, recipe)
+    step_s = (time.monotonic() - begin_s) / share
+    return {"step_s": step_s, "judged_row_s": _judged_row_s(opened, recipe)}
 
 
 def _peak_bytes() -> int:

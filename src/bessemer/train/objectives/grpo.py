@@ -86,7 +86,10 @@ def kl_estimate(logprob_N: Tensor, reference_N: Tensor) -> Tensor:
 
 
 class GrpoTask:
-    """Samples, judges, and learns from the difference within each group."""
+    """Samples, judges, and learns from the difference within each group.
+
+    `stop_ids` end an answer; without any, all become as long as they may.
+    """
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class GrpoTask:
         self.tokenizer = setting.tokenizer
         self._train, self._validation = asked["train"], asked["validation"]
         self.prompt: Sequence[int] = self._validation[0].ids
+        self.stop_ids: Sequence[int] = sorted(setting.tokenizer.eos_ids)
         self.digest = digest_of(np.array(q.ids) for part in asked.values() for q in part)
         self.facts: Mapping[str, Any] = {
             "train_prompts": len(self._train),
@@ -212,12 +216,11 @@ class GrpoTask:
         return judged
 
     def _sample(self, asked: Sequence[Asked], temperature: float) -> list[Rollout]:
-        stop_ids = sorted(self.tokenizer.eos_ids)
         return sample(
             self._engine,
             asked,
             max_tokens=self._settings.max_tokens,
-            stop_ids=stop_ids,
+            stop_ids=self.stop_ids,
             temperature=temperature,
         )
 
