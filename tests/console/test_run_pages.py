@@ -172,6 +172,19 @@ def test_pretraining_is_told_in_bits_per_byte(client: TestClient, platform: Plat
     assert client.get(f"/console{run.path}/curves").json()["validation"] == [[10, 4.1]]
 
 
+@pytest.mark.parametrize(
+    ("objective", "unit"),
+    [("sft", "nats per token"), ("dpo", "nats per pair"), ("grpo", "loss")],
+)
+def test_the_curve_says_what_its_loss_is_counted_in(
+    client: TestClient, platform: Platform, objective: str, unit: str
+) -> None:
+    run = train_run(platform)
+    run.tell("plan", steps=10, objective=objective)
+    run.tell("step", step=1, loss=0.7)
+    assert f'data-unit="{unit}"' in client.get(run.path).text
+
+
 @pytest.mark.parametrize("held_out", [False, True])
 def test_nothing_is_called_validation_that_was_not_held_out(
     client: TestClient, platform: Platform, tmp_path: Path, held_out: bool

@@ -133,14 +133,18 @@ class Story:
             return None
         return max(0.0, float(eta) - (time.time() - float(newest.get("t", time.time()))))
 
+    @property
+    def loss_unit(self) -> str:
+        """Of the objective's loss; empty where it has none."""
+        return LOSS_UNITS.get(str(self.plan.get("objective", "sft")), "")
+
     def figures(self, *, held_out: bool = True) -> list[Figure]:
         """What is known, in the order a page shows it; nothing is made up for what is not.
 
         Args:
             held_out: whether the lines of its validation are none that it learns from.
         """
-        step, plan, told = self.step, self.plan, self.validation
-        unit = LOSS_UNITS.get(str(plan.get("objective", "sft")), "")
+        step, plan, told, unit = self.step, self.plan, self.validation, self.loss_unit
 
         def between(what: str) -> str:
             return judged(what, held_out)
@@ -182,7 +186,7 @@ def _metrics(event: Event, called: Callable[[str], str]) -> list[Figure]:
 
 
 class Curves(NamedTuple):
-    """Points `[step, nats per token]` of what was told after a byte offset."""
+    """Points `[step, loss]` of what was told after a byte offset."""
 
     offset: int
     train: list[tuple[int, float]]

@@ -1,6 +1,6 @@
 // The loss curve of one run: asks for the points told since the last time and redraws.
-// Needs uPlot; reads `data-curves` (the address), `data-live` and `data-judged` (what the second
-// curve is called) of #chart.
+// Needs uPlot; reads `data-curves` (the address), `data-live`, `data-unit` (of the loss) and
+// `data-judged` (what the second curve is called) of #chart.
 "use strict";
 
 (() => {
@@ -35,7 +35,7 @@
     const precise = (_, value) => (value == null ? "–" : value.toFixed(3));
     const axes = [
       axis({ size: 28, label: "step", labelSize: 18, labelFont: axis().font }),
-      axis({ size: 40, label: "nats per token", labelSize: 18, labelFont: axis().font }),
+      axis({ size: 40, label: figure.dataset.unit, labelSize: 18, labelFont: axis().font }),
     ];
     return {
       width, height: HEIGHT, axes,
