@@ -169,6 +169,7 @@ async def run(server: Server, options: argparse.Namespace) -> bool:
             flush=True,
         )
         await asyncio.sleep(REST_S)
+        rested = {name: sizes[-1] for name, sizes in watch.sizes.items()}
         began_s = time.perf_counter()
         answers: dict[str, list[Answer]] = {"Poisson": [], "bursts": []}
         cycles = max(1, round(60 * options.minutes / (2 * TURN_S)))
@@ -196,7 +197,9 @@ async def run(server: Server, options: argparse.Namespace) -> bool:
     )
     for answer in lost[:5]:
         print(f"lost: {answer.fault}")
-    is_flat = [flat(name, watch, flat_from_s, options.minutes) for name in watch.sizes]
+    is_flat = [
+        flat(name, watch, flat_from_s, options.minutes, rested[name]) for name in watch.sizes
+    ]
     return not lost and all(is_flat)
 
 
@@ -218,15 +221,15 @@ def report(name: str, answers: Sequence[Answer]) -> None:
     )
 
 
-def flat(name: str, watch: MemoryWatch, began_s: float, minutes: float) -> bool:
-    """Print how memory went since `began_s`, and say whether it stayed."""
+def flat(name: str, watch: MemoryWatch, began_s: float, minutes: float, rested: int) -> bool:
+    """Print how memory went since `began_s`, and say whether it stayed. It had `rested` before."""
     start = next(i for i, at in enumerate(watch.times_s) if at >= began_s)
     sizes = watch.sizes[name][start:]
     found = slope(watch.times_s[start:], sizes)
     per_minute = [60 * value / MB for value in found]
     print(
         f"{name:<8} {min(sizes) / MB:,.0f} to {max(sizes) / MB:,.0f} MB, at rest"
-        f" {sizes[0] / MB:,.0f} before and {sizes[-1] / MB:,.0f} after; slope"
+        f" {rested / MB:,.0f} before and {sizes[-1] / MB:,.0f} after; slope"
         f" {per_minute[0]:+.2f} MB a minute, 95% interval {per_minute[1]:+.2f} to"
         f" {per_minute[2]:+.2f}"
     )
@@ -235,7 +238,7 @@ def flat(name: str, watch: MemoryWatch, began_s: float, minutes: float) -> bool:
             return True
         print(f"{name} grows by more than {MOST_GROWTH_MB} MB a minute")
         return False
-    if sizes[-1] <= MOST_GROWTH * sizes[0]:
+    if sizes[-1] <= MOST_GROWTH * rested:
         return True
     print(f"{name} at rest has more than {MOST_GROWTH} times the memory that it began with")
     return False

@@ -104,6 +104,7 @@ def test_a_fault_names_the_field_and_not_all_of_a_long_one(
         b"[]": None,
         b"{}": "custom_id",
         line("a").replace(b'"url"', b'"also":1,"url"'): "also",
+        line("d").replace(b'"url"', b'"":1,"url"'): "",
         line("b").replace(b'"POST"', b"null"): "method",
         line("c").replace(b'"url"', b'"' + b"long" * 10_000 + b'":1,"url"'): "long" * 50,
     }

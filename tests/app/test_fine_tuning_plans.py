@@ -17,9 +17,11 @@ from bessemer.app.fine_tuning import Request
 from bessemer.app.fine_tuning_method import (
     Dpo,
     DpoHyperparameters,
+    Hyperparameters,
     Method,
     Reinforcement,
     ReinforcementHyperparameters,
+    Supervised,
 )
 from bessemer.app.fine_tuning_plans import Planned, Plans
 from bessemer.app.paging import PageRequest
@@ -122,6 +124,23 @@ def test_seconds_are_the_opening_the_steps_and_every_look(
     assert plan.takes.cost is not None and plan.takes.cost.currency == "eur"
     assert plan.takes.tokens == pytest.approx(10 * plan.longest * 10, rel=0.3)
     assert plan.takes.cost.micro == pytest.approx(plan.takes.seconds * 1000 + 2 * plan.takes.tokens)
+
+
+@pytest.mark.parametrize(("lines", "held_out", "a_look"), [(10, 30, 30), (30, 4, 4), (30, 0, 16)])
+def test_a_look_is_at_the_lines_there_are_to_judge_it_on(
+    platform: Platform, tmp_path: Path, lines: int, held_out: int, a_look: int
+) -> None:
+    command = telling(tmp_path, f"run.open_log().write('measured', **{MEASURED})")
+    me, plans = platform.local_principal(), Plans(platform, command)
+    numbers = Hyperparameters(n_epochs=1, batch_size=1)
+    method = Method(type="supervised", supervised=Supervised(numbers))
+    train = keep(platform, *world.chats(lines))
+    validation = keep(platform, *world.chats(held_out)) if held_out else None
+    plan_id = plans.ask(me, Request("tiny", train, method, validation_file=validation))
+    until(lambda: not plans.get(me, plan_id).is_open, "the plan is there", 60)
+    plan = plans.get(me, plan_id).plan
+    assert plan is not None and plan.steps == lines
+    assert plan.takes.seconds == pytest.approx(3.0 + lines * 0.5 + 2 * a_look * 0.1)
 
 
 def test_dpo_asks_the_reference_before_the_first_step(platform: Platform, tmp_path: Path) -> None:

@@ -97,13 +97,15 @@ def test_a_run_that_does_not_fit_the_budget_never_starts(
 
 
 @pytest.mark.parametrize("left", [-1, 0])
+@pytest.mark.parametrize(("updates", "times"), [(1, 5), (2, 3), (9, 1)])
 def test_answers_that_may_be_sampled_have_to_fit_the_budget_too(
-    platform: Platform, owner: Principal, left: int
+    platform: Platform, owner: Principal, left: int, updates: int, times: int
 ) -> None:
     recipe = (RECIPES / "grpo.toml").read_text().replace("minutes = 8", "minutes = 8\nsteps = 5")
+    recipe = recipe.replace("[grpo]", f"[grpo]\nupdates = {updates}")
     # 5 steps, 6 prompts each, 8 answers to each of up to 32 tokens; 256 tokens with their prompt.
-    written = 5 * 6 * 8 * 32
-    most = 1 * (5 * 6 * 8 * 256 - written) + 2 * written + 3 * 5 * 6 * 8 * 256
+    written = times * 6 * 8 * 32
+    most = 1 * (times * 6 * 8 * 256 - written) + 2 * written + 3 * 5 * 6 * 8 * 256
     spending.set_prices(platform, owner, PRICES, "prices")
     spending.set_budget(platform, owner, "project", "month", most + left)
     folder = jobs.submit(platform, owner, "train", "mine", recipe, {})

@@ -130,6 +130,7 @@ SCORE_MODEL = json.dumps(
         (wrong_grader('{"type": "python"'), "no JSON: it ends before it is whole"),
         (wrong_grader('["python"]'), "has to be a JSON object: Expected `object`, got `array`"),
         (wrong_grader('{"a":' * 5000), "nested too deeply"),
+        (wrong_grader('{"a":' * 500 + "1" + "}" * 500), "'method.reinforcement.grader.type' is"),
         (wrong_grader("{}"), "'method.reinforcement.grader.type' is 'None'; it takes string_check"),
         (wrong_grader(SCORE_MODEL), "is a score_model, which asks a model; no model can be asked"),
         (
@@ -445,6 +446,10 @@ def test_what_makes_no_sense_is_not_copied(
     answer = client.post("/console/fine-tuning/copied", data=form)
     assert answer.status_code == 200 and "<code" not in answer.text
     assert "n epochs is &#39;many&lt;&#39;" in answer.text
+    right = {**form, "n_epochs": ""}
+    deep = {"method": "reinforcement", "grader": '{"a":' * 500 + "1" + "}" * 500}
+    assert "grader.type" in client.post("/console/fine-tuning/copied", data={**right, **deep}).text
+    assert "<code data-name" not in client.get("/fine-tuning/new", params=deep).text
     page = client.get("/fine-tuning/new?n_epochs=many")
     assert (
         page.status_code == 200

@@ -238,6 +238,9 @@ NAMED = (
     [
         (NAMED, ["user", "user"], None),
         (NAMED, ["user", "assistant"], 1),
+        (NAMED.replace("m.role == 'user'", "loop.last"), ["user", "user"], 0),
+        (NAMED.replace("m['name']", "m['name'] | upper | lower | capitalize"), ["user"] * 2, None),
+        (NAMED.replace("m['name']", "m.name or m.role"), ["user", "user"], None),
         (CHATML, ["user"], 0),
         (NAMED.replace("and m.name", "and (m.name or raise_exception('Who?'))"), ["user"], None),
     ],

@@ -166,7 +166,9 @@ def _line(raw: bytes, endpoint: str) -> Line | Fault:
         return Fault("invalid_utf8", f"Byte {fault.start + 1} of this line is not UTF-8.")
     except msgspec.ValidationError as fault:
         said, field = str(fault), _FIELD.search(str(fault))
-        param = None if field is None else (field[1] or field[2])[:MOST_SAID]
+        # A field may have the empty name, so what was found is asked for, not whether it is true.
+        names = [] if field is None else [name for name in field.groups() if name is not None]
+        param = names[0][:MOST_SAID] if names else None
         return Fault(
             "invalid_request", f"This line is no request: {said[:MOST_SAID]}.", param=param
         )

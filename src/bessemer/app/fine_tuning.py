@@ -39,7 +39,6 @@ from bessemer.core.runs import RunFolder
 from bessemer.core.tables import names
 from bessemer.ledger.counts import Counts
 from bessemer.models.encoder_config import is_encoder
-from bessemer.text.grader_objects import read_grader
 
 READ_SCOPE, WRITE_SCOPE = "runs:read", "runs:write"
 FINAL = ("succeeded", "failed", "cancelled")
@@ -156,9 +155,6 @@ def check(platform: Platform, principal: Principal, request: Request) -> Checked
     """See that a job can be asked for. Its files are looked up and not read. Raises as `create`."""
     principal.require(WRITE_SCOPE)
     method = request.method.checked()
-    if method.reinforcement is not None:
-        place = "method.reinforcement.grader"
-        read_grader(method.reinforcement.grader, place).require_alone("in a run")
     if request.suffix is not None:
         _check_suffix(request.suffix)
     base = _trainable(platform, principal, request.model)

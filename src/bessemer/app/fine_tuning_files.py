@@ -111,12 +111,12 @@ def measure(
 
     learned = _sizes(_examples(opened, kind, "train"), size_of, context_length)
     learned.raise_faults(train, "training_file")
-    longest = learned.longest
+    # Without a file of their own they are the first lines of the other.
+    judged = _sizes(_examples(opened, kind, "validation"), size_of, context_length)
     if validation is not None:
-        judged = _sizes(_examples(opened, kind, "validation"), size_of, context_length)
         judged.raise_faults(validation, "validation_file")
-        longest = max(longest, judged.longest)  # they share the rows
-    return Measured(learned.lines, longest, validation is not None, learned.tokens)
+    longest = max(learned.longest, judged.longest)  # they share the rows
+    return Measured(learned.lines, longest, validation is not None, learned.tokens, judged.lines)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from bessemer.core.errors import InvalidInput
+from bessemer.text.grader_objects import read_grader
 
 Auto = Literal["auto"]
 Kind = Literal["supervised", "dpo", "reinforcement"]
@@ -76,10 +77,10 @@ class Method(
         return found
 
     def checked(self) -> Method:
-        """With a section, and no other's.
+        """With a section, and no other's, and a grader that can be read.
 
         Raises:
-            InvalidInput: there is another's, or one is needed.
+            InvalidInput: there is another's, or one is needed, or the grader is none for a run.
         """
         for other in ("supervised", "dpo", "reinforcement"):
             if other != self.type and getattr(self, other) is not None:
@@ -101,6 +102,8 @@ class Method(
                 "models here have no dial for their reasoning; leave reasoning_effort out",
                 param="method.reinforcement.hyperparameters.reasoning_effort",
             )
+        place = "method.reinforcement.grader"
+        read_grader(self.reinforcement.grader, place).require_alone("in a run")
         return self
 
     def settled(self, **numbers: float) -> Method:

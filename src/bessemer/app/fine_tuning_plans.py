@@ -311,11 +311,12 @@ def _seen(recipe: TrainRecipe) -> int:
 
 def _seconds(recipe: TrainRecipe, measured: Measured, told: dict[str, Any]) -> float:
     """Opening, what is read before the first step, the steps, and the looks between them."""
-    judged = min(recipe.evaluation.rows, measured.lines) * (recipe.evaluation.times + 1)
+    a_look = min(recipe.evaluation.rows, measured.judged)
+    judged = a_look * (recipe.evaluation.times + 1)
     # DPO asks the reference about every pair once, without a gradient: as rows that are judged.
     before = 0
     if recipe.objective == "dpo":
-        before = min(measured.lines, _seen(recipe)) + recipe.evaluation.rows
+        before = min(measured.lines, _seen(recipe)) + a_look
     spent_s = (recipe.steps or 0) * told["step_s"] + (judged + before) * told["judged_row_s"]
     return float(told["open_s"] + spent_s)
 

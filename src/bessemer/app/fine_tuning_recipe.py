@@ -49,13 +49,14 @@ _OBJECTIVES: dict[str, Objective] = {"supervised": "sft", "dpo": "dpo", "reinfor
 
 class Measured(NamedTuple):
     """What the files hold. `longest` is the tokens of the longest line, pairs with both answers;
-    `tokens` are those of all training lines.
+    `tokens` are those of all training lines, `judged` the lines there are to judge it on.
     """
 
     lines: int
     longest: int
     validated: bool
     tokens: int = 0
+    judged: int = 0
 
 
 class Start(NamedTuple):

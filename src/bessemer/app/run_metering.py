@@ -12,6 +12,7 @@ answers that GRPO samples again. Those are `rollout` requests, priced as prompts
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -63,15 +64,23 @@ def reserve(platform: Platform, folder: RunFolder) -> None:
 
 
 def _most(recipe: TrainRecipe) -> Counts:
-    """Of answers that are sampled, each as long as allowed: it shares a row with its prompt."""
+    """Of answers that are sampled, each as long as allowed: it shares a row with its prompt.
+
+    A run that is given in minutes has no number of steps yet: its time is held, and no tokens.
+    """
     if recipe.steps is None:
         return Counts(device_ms=round(recipe.minutes * 60_000))
     tokens = recipe.steps * recipe.tokens_per_step
     if recipe.grpo is None:
         return Counts(training=tokens)
-    answers = recipe.steps * recipe.batch.rows * recipe.grpo.group
-    written, tokens = answers * recipe.grpo.max_tokens, tokens * recipe.grpo.group
-    return Counts(prompt=tokens - written, completion=written, training=tokens)
+    answers = recipe.batch.rows * recipe.grpo.group
+    # Several steps may learn from the same answers.
+    sampled = math.ceil(recipe.steps / recipe.grpo.updates) * answers
+    row = recipe.tokens_per_step // recipe.batch.rows
+    written = sampled * recipe.grpo.max_tokens
+    return Counts(
+        prompt=sampled * row - written, completion=written, training=recipe.steps * answers * row
+    )
 
 
 def settle(platform: Platform, folder: RunFolder) -> None:

@@ -28,7 +28,9 @@ def creating(request: Request) -> ApiCall:
 def copied(form: Form) -> dict[str, Any]:
     """`calls` of what the form holds, or the `fault` in it: never the text of another request."""
     try:
-        return {"calls": [creating(request_of(form))], "fault": None}
+        request = request_of(form)
+        request.method.checked()
+        return {"calls": [creating(request)], "fault": None}
     except InvalidInput as fault:
         return {"calls": [], "fault": fault}
 

@@ -113,7 +113,8 @@ class RunView:
         return bool(self._plan.get("held_out", True))
 
     def _judged(self, measure: str) -> str:
-        return judged(measure.replace("_", " "), self.is_held_out).lower()
+        words = judged(measure.replace("_", " "), self.is_held_out)
+        return words[:1].lower() + words[1:]
 
     @property
     def outcome(self) -> list[tuple[str, str]]:

@@ -172,7 +172,8 @@ def judged(what: str, held_out: bool) -> str:
     ('Validation loss', 'Loss on lines it learns', 'Validation', 'On lines it learns')
     """
     words = f"validation {what}" if held_out else f"{what} on lines it learns"
-    return words.strip().capitalize()
+    words = words.strip()
+    return words[:1].upper() + words[1:]
 
 
 def _metrics(event: Event, called: Callable[[str], str]) -> list[Figure]:

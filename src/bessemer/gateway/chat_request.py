@@ -271,20 +271,18 @@ def _content(message: ChatMessage, place: str) -> str:
 
 
 def _text(part: ContentPart, place: str, may_refuse: bool) -> str:
-    if part.type == "refusal" and may_refuse:
-        if part.refusal is None:
-            param = f"{place}.refusal"
-            raise InvalidInput(f"Missing required parameter: '{param}'.", param=param)
-        return part.refusal
-    if part.type != "text":
+    said = "refusal" if part.type == "refusal" and may_refuse else "text"
+    if part.type != said:
         why = f"as {part.type[:50]!r} is not supported: these models read text"
         raise UnsupportedParameter(f"{place}.type", why)
-    for field in ("image_url", "input_audio", "file", "refusal"):
-        if getattr(part, field):
+    for field in ("image_url", "input_audio", "file", "refusal", "text"):
+        if field != said and getattr(part, field):
             raise UnsupportedParameter(f"{place}.{field}")
-    if part.text is None:
-        raise InvalidInput(f"Missing required parameter: '{place}.text'.", param=f"{place}.text")
-    return part.text
+    text: str | None = getattr(part, said)
+    if text is None:
+        param = f"{place}.{said}"
+        raise InvalidInput(f"Missing required parameter: '{param}'.", param=param)
+    return text
 
 
 def _may_be_parallel(body: ChatBody) -> bool:

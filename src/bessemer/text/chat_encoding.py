@@ -58,23 +58,29 @@ def encode_prompt(
 def check_names(messages: Sequence[Message], template: ChatTemplate, tools: Tools = None) -> None:
     """See that the template writes the names that messages have.
 
-    Few do, and each in its own way and for some roles; so the prompt is written with and without
-    them, role by role.
+    Few do, and each in its own way. So the prompt is written once with a mark in place of each
+    name; where a mark is missing, since none is read or it is written in another way, the first
+    such message of each role is written with and without its name.
 
     Raises:
-        NameUnread: naming the first message whose `name` changes nothing.
+        NameUnread: naming a message whose `name` changes nothing.
         InvalidInput: the template refuses the messages.
     """
-    roles = {message["role"]: None for message in messages if message.get("name")}
-    written = _plainly(messages, template, tools) if roles else ""
-    for role in roles:
-        without = [_nameless(m) if m["role"] == role else m for m in messages]
-        try:
-            is_read = _plainly(without, template, tools) != written
-        except InvalidInput:
-            is_read = True  # it asks for them
-        if not is_read:
-            raise _name_unread(messages, role)
+    named = [i for i, message in enumerate(messages) if message.get("name")]
+    if not named:
+        return
+    marks = {i: f"zq{i:06}qz" for i in named}
+    marked = [{**m, "name": marks[i]} if i in marks else m for i, m in enumerate(messages)]
+    seen = _written(marked, template, tools) or ""
+    doubtful = {messages[i]["role"]: i for i in reversed(named) if marks[i] not in seen}
+    if not doubtful:
+        return
+    whole = _plainly(messages, template, tools)
+    for index in sorted(doubtful.values()):
+        without = [_nameless(m) if i == index else m for i, m in enumerate(messages)]
+        # One that is refused without its name was asked for it.
+        if _written(without, template, tools) == whole:
+            raise _name_unread(index, messages[index]["role"])
 
 
 def encode_chat(
@@ -203,16 +209,23 @@ def _plainly(messages: Sequence[Message], template: ChatTemplate, tools: Tools) 
     return template.render([*before, *told], add_generation_prompt=True, tools=tools)
 
 
+def _written(messages: Sequence[Message], template: ChatTemplate, tools: Tools) -> str | None:
+    """None where the template refuses them."""
+    try:
+        return _plainly(messages, template, tools)
+    except InvalidInput:
+        return None
+
+
 def _nameless(message: Message) -> Message:
     return {key: value for key, value in message.items() if key != "name"}
 
 
-def _name_unread(messages: Sequence[Message], role: str) -> NameUnread:
-    place = next(i for i, m in enumerate(messages) if m["role"] == role and m.get("name"))
-    param = f"messages[{place}].name"
+def _name_unread(index: int, role: str) -> NameUnread:
+    param = f"messages[{index}].name"
     return NameUnread(
         f"Unsupported parameter: '{param}' is not read by this model: its chat template writes no"
-        f" name of a message of the role '{role}'. Nothing is ignored here.",
+        f" name of a message of the role '{role}' there. Nothing is ignored here.",
         next_step="write who speaks into the content, or leave 'name' out",
         param=param,
     )
