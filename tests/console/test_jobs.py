@@ -105,6 +105,16 @@ def test_the_form_says_what_is_missing_first(client: TestClient, platform: Platf
     assert f'<option value="{file_id}" selected>' in text and "<option>tiny</option>" in text
 
 
+DEVICE_CARD = """
+currency = "eur"
+[[rates]]
+model = "*"
+prompt = 0
+completion = 0
+device_hour = 3_600_000_000
+"""
+
+
 def wrong_grader(text: str) -> dict[str, str]:
     return {"method": "reinforcement", "grader": text}
 
@@ -183,19 +193,11 @@ def test_the_plan_says_whether_it_fits_how_long_and_at_what_cost(
 def test_the_plan_of_a_reinforcement_job_says_what_its_answers_may_take(
     planner: TestClient, platform: Platform
 ) -> None:
-    card = """
-    currency = "eur"
-    [[rates]]
-    model = "*"
-    prompt = 0
-    completion = 0
-    device_hour = 3_600_000_000
-    """
     lines = [{"messages": chat["messages"][:1], "answer": "e"} for chat in world.chats(8)]
     form = filled(a_file(platform, *lines), method="reinforcement", grader=EXAMPLE, n_epochs="1")
     _, free = planned(planner, form)
     assert "no price set" in free and "with them time. <b>At most</b> is" in free
-    spending.set_prices(platform, platform.local_principal(), card, "the card")
+    spending.set_prices(platform, platform.local_principal(), DEVICE_CARD, "the card")
     address, text = planned(planner, form)
     for shown in (
         "It fits", "1.5 GB", "about 5 s", "at most 7 s; 2 steps of 0.50 s", "about 5.00 EUR",
@@ -212,15 +214,7 @@ def test_the_plan_of_a_reinforcement_job_says_what_its_answers_may_take(
 
 
 def test_a_price_of_device_time_becomes_the_cost(planner: TestClient, platform: Platform) -> None:
-    card = """
-    currency = "eur"
-    [[rates]]
-    model = "*"
-    prompt = 0
-    completion = 0
-    device_hour = 3_600_000_000
-    """
-    spending.set_prices(platform, platform.local_principal(), card, "the card")
+    spending.set_prices(platform, platform.local_principal(), DEVICE_CARD, "the card")
     form = filled(a_file(platform, *world.chats(10)), n_epochs="2", batch_size="5")
     _, text = planned(planner, form)
     assert "6.00 EUR" in text and "no price set" not in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -16,23 +15,14 @@ from bessemer.app.adapters import find_adapter
 from bessemer.app.spending import set_prices
 from bessemer.core.runs import RunFolder
 from tests.gateway.calling import CHAT_KEY, KEY, call, running
-from tests.gateway.tuning_shop import DENIED_KEY, JOBS, ME, RICH_KEY, Shop, shop_in
+from tests.gateway.tuning_shop import DENIED_KEY, JOBS, ME, RICH_KEY, Shop, shop, tiny_folder
 from tests.polling import until
 from tests.specification import check
 from tests.text.test_grader_objects import JUDGE, RIGHT
 from tests.tiny import world
 from tests.unreachable import away
 
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return world.write_model(tmp_path_factory.mktemp("tiny-model"))
-
-
-@pytest.fixture
-def shop(tmp_path: Path, tiny_folder: Path) -> Iterator[Shop]:
-    with shop_in(tmp_path / "home", tiny_folder) as found:
-        yield found
+__all__ = ["shop", "tiny_folder"]  # fixtures
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,10 @@ from bessemer.app.datasets import list_datasets
 from bessemer.core.errors import DataError
 from bessemer.data.importing import import_examples
 from tests.gateway.calling import call
-from tests.gateway.tuning_shop import JOBS, ME, Shop, shop_in
+from tests.gateway.tuning_shop import JOBS, ME, Shop, shop, tiny_folder
 from tests.tiny import world
 
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return world.write_model(tmp_path_factory.mktemp("tiny-model"))
-
-
-@pytest.fixture
-def shop(tmp_path: Path, tiny_folder: Path) -> Iterator[Shop]:
-    with shop_in(tmp_path / "home", tiny_folder) as found:
-        yield found
+__all__ = ["shop", "tiny_folder"]  # fixtures
 
 
 def test_a_fault_in_a_file_names_its_line_before_anything_is_trained(shop: Shop) -> None:

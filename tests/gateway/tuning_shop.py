@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from bessemer.app import audit, files, names
 from bessemer.app.fine_tuning_desk import FineTuningDesk
 from bessemer.app.paging import PageRequest
@@ -27,6 +29,7 @@ from tests.fakes import FakeServing
 from tests.gateway.calling import FakeKeyRing, call
 from tests.gateway.tuning_run import COMMAND
 from tests.polling import until
+from tests.tiny import world
 
 JOBS = "/v1/fine_tuning/jobs"
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
@@ -114,3 +117,14 @@ def shop_in(home: Path, model: Path) -> Iterator[Shop]:
         for run in platform.home.runs.iterdir():
             if process := RunFolder(run).process():
                 process.send(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world.write_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, tiny_folder: Path) -> Iterator[Shop]:
+    with shop_in(tmp_path / "home", tiny_folder) as found:
+        yield found
