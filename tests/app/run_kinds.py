@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bessemer.app.run_process import main
 from bessemer.core.errors import RunFailed
+from bessemer.core.events import EventLog
 from bessemer.core.runs import RunFolder, StopRequested
 
 COMMAND = (sys.executable, __file__)
@@ -53,16 +54,26 @@ def die(run: RunFolder) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def judge(log: EventLog, step: int) -> None:
+    log.write("judged", tokens=3, prompt_tokens=10, cached_tokens=8)
+    log.write("validation", step=step, reward=0.5)
+
+
 def train(run: RunFolder) -> None:
-    """Four steps of 100 tokens with a batch of answers before each;
+    """Four steps of 100 tokens with a batch of answers before each, and answers that are judged
+    before the first, behind the second and behind the last;
     where the plan says so, the first process waits after the second one, and the next begins there.
     """
     log = run.open_log()
     first = not (run.path / "began").exists()
     (run.path / "began").touch()
+    if first:
+        judge(log, 0)
     for step in range(1 if first else 2, 5):
         log.write("rollouts", batch=step - 1, tokens=30, prompt_tokens=20, cached_tokens=5)
         log.write("step", step=step, tokens=100)
+        if step % 2 == 0:
+            judge(log, step)
         if first and step == 2 and run.plan().get("waits"):
             linger(run)
     log.close()

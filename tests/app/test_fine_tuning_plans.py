@@ -56,6 +56,7 @@ MEASURED = {
 
 SAMPLED = MEASURED | {
     "answer_tokens": 24.0, "cached_share": 0.25,
+    "judged": {"answer_tokens": 10.0, "prompt_tokens": 6.0, "cached_share": 0.5},
     "at_most": {"step_s": 2.0, "judged_row_s": 0.4},
 }  # fmt: skip
 
@@ -201,11 +202,15 @@ def test_a_reinforcement_job_pays_for_its_answers_and_for_learning_from_them(
     read, written = plan.takes.tokens - 32 * 24, 32 * 24
     assert 4 * 8 <= read <= 4 * 8 * plan.longest
     micro = plan.takes.seconds * 1000 + 2 * (read + written) + 8 * written
+    micro += 16 * (10 * 8 + 3 * 4 + 3 * 1)  # the 16 that are only judged
     assert plan.takes.cost.micro == pytest.approx(micro + read * (0.75 * 4 + 0.25 * 1), abs=8)
     at_most = plan.answers.at_most
     assert at_most.seconds == pytest.approx(3.0 + 4 * 2.0 + 2 * 8 * 0.4)
     assert at_most.tokens == read + 32 * plan.answers.most_tokens
-    assert at_most.cost is not None and at_most.cost.micro > plan.takes.cost.micro
+    longest = plan.answers.most_tokens
+    micro = at_most.seconds * 1000 + 2 * at_most.tokens + 8 * longest * (32 + 16)
+    micro += read * (0.75 * 4 + 0.25 * 1) + 16 * 3 * (4 + 1)
+    assert at_most.cost is not None and at_most.cost.micro == pytest.approx(micro, abs=8)
 
 
 def test_a_line_without_what_the_grader_reads_is_named(platform: Platform) -> None:

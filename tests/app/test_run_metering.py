@@ -54,8 +54,10 @@ def test_a_run_is_charged_for_its_tokens_time_and_answers(
     training, rollouts = rows_of(platform)
     assert training.used is not None and training.used.training == 400
     assert training.used.device_ms > 0 and training.cost == 1200
-    assert rollouts.used == Counts(prompt=60, cached=20, completion=120)
-    assert (rollouts.kind, rollouts.model, rollouts.cost) == ("rollout", "mine", 60 + 20 + 240)
+    # Four batches to learn from, three that were only judged.
+    used = Counts(prompt=4 * 15 + 3 * 2, cached=4 * 5 + 3 * 8, completion=4 * 30 + 3 * 3)
+    assert rollouts.used == used
+    assert (rollouts.kind, rollouts.model, rollouts.cost) == ("rollout", "mine", 66 + 44 + 258)
     before = rows_of(platform)
     settle(platform, folder)
     assert jobs.harvest(platform) == [] and rows_of(platform) == before
@@ -80,7 +82,7 @@ def test_a_run_that_is_killed_and_goes_on_is_charged_for_each_step_once(
     assert {row.state for row in rows} == {"settled"} and len(rows) == 4
     used = [row.used for row in rows if row.used]
     assert sum(one.training for one in used) == 400, "the second step was taken twice"
-    assert sum(one.completion for one in used) == 120
+    assert sum(one.completion for one in used) == 129, "the second one was validated twice"
 
 
 def test_a_run_that_does_not_fit_the_budget_never_starts(
@@ -104,8 +106,10 @@ def test_answers_that_may_be_sampled_have_to_fit_the_budget_too(
     recipe = (RECIPES / "grpo.toml").read_text().replace("minutes = 8", "minutes = 8\nsteps = 5")
     recipe = recipe.replace("[grpo]", f"[grpo]\nupdates = {updates}")
     # 5 steps, 6 prompts each, 8 answers to each of up to 32 tokens; 256 tokens with their prompt.
-    written = times * 6 * 8 * 32
-    most = 1 * (times * 6 * 8 * 256 - written) + 2 * written + 3 * 5 * 6 * 8 * 256
+    # 64 prompts are judged before the first step and two times more.
+    answers = times * 6 * 8 + 3 * 64
+    written = answers * 32
+    most = 1 * (answers * 256 - written) + 2 * written + 3 * 5 * 6 * 8 * 256
     spending.set_prices(platform, owner, PRICES, "prices")
     spending.set_budget(platform, owner, "project", "month", most + left)
     folder = jobs.submit(platform, owner, "train", "mine", recipe, {})
@@ -152,6 +156,17 @@ def test_what_trains_nothing_is_not_charged(
     child.wait(60)
     jobs.harvest(platform)
     assert rows_of(platform) == []
+
+
+def test_answers_to_a_validation_that_was_never_told_are_charged_with_the_next() -> None:
+    running = {"t": 0.0, "kind": "state", "state": "running"}
+    judged = {"t": 1.0, "kind": "judged", "tokens": 7, "prompt_tokens": 5, "cached_tokens": 1}
+    told = {"t": 2.0, "kind": "validation", "step": 0}
+    first, second = starts([running, judged, running, judged, told])
+    assert first.rollouts == Counts()
+    assert second.rollouts == Counts(prompt=4, cached=1, completion=7)
+    *_, third = starts([running, judged, told, running, judged, told])
+    assert third.rollouts == Counts()
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=8))

@@ -43,6 +43,7 @@ MEASURED = {
 SAMPLED = MEASURED | {
     "answer_tokens": 41.3, "cached_share": 0.5,
     "at_most": {"step_s": 1.5, "judged_row_s": 0.0},
+    "judged": {"answer_tokens": 35.0, "prompt_tokens": 20.0, "cached_share": 0.0},
 }  # fmt: skip
 # Everything that a shell or Python could read in another way.
 GRADER = {

@@ -51,3 +51,15 @@ def test_rows_at_once_are_as_many_as_make_4096_tokens() -> None:
     recipe = load(RECIPES / "teach.toml", TrainRecipe, ["batch.rows=100"]).recipe
     assert recipe.rows_at_once == 8
     assert load(RECIPES / "teach.toml", TrainRecipe).recipe.rows_at_once == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "times", "validated"),
+    [(10, 2, {5, 10}), (7, 3, {2, 5, 7}), (2, 4, {1, 2}), (1, 4, {1}), (5, 5, {1, 2, 3, 4, 5})],
+)
+def test_validations_are_spread_over_the_steps_there_are(
+    steps: int, times: int, validated: set[int]
+) -> None:
+    text = f'objective = "sft"\nminutes = 1\nsteps = {steps}\nmodel.name = "m"\ndata.name = "d"\n'
+    recipe = loads(text + f"evaluation.times = {times}", TrainRecipe).recipe
+    assert recipe.validated_steps == validated

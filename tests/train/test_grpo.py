@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bessemer.app.tracing import trace
 from bessemer.core.errors import InvalidInput
+from bessemer.core.protocols import GenerateRequest, TokenChunk
 from bessemer.core.recipes import RecipeError, loads
 from bessemer.core.runs import RunFolder, StopRequested
 from bessemer.core.train_recipe import TrainRecipe
@@ -225,6 +226,26 @@ def test_a_network_learns_what_earns_more_and_says_so(tmp_path: Path) -> None:
     assert all(event["answers"] == 32 and event["tokens_s"] > 0 for event in sampled)
 
 
+def test_every_answer_the_engine_gave_is_told_in_tokens(tmp_path: Path) -> None:
+    asked: list[int] = []
+    given: list[int] = []
+
+    class Counting(NativeLiveEngine):
+        async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+            asked.append(len(request.prompt_ids))
+            async for chunk in super().generate(request):
+                given.append(len(chunk.ids) + (chunk.stop_id is not None))
+                yield chunk
+
+    run = grpo_run(tmp_path / "run", "steps=3", "evaluation.times=2")
+    train(run, engine_of=Counting)
+    told = [*events(run, "rollouts"), *events(run, "judged")]
+    assert len(told) == 3 + 3
+    assert sum(event["answers"] for event in told) == len(asked)
+    assert sum(event["prompt_tokens"] for event in told) == sum(asked)
+    assert sum(event["tokens"] for event in told) == sum(given)
+
+
 def test_a_killed_run_samples_the_same_answers_again_and_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
@@ -293,6 +314,9 @@ def test_a_plan_times_no_more_answers_than_it_takes_to_know(tmp_path: Path) -> N
     tokens = [event["tokens"] for event in sampled[:-1]]
     assert told["answer_tokens"] == pytest.approx(sum(tokens) / 64 / len(tokens))
     assert 0 <= told["cached_share"] < 1 and told["needs_bytes"] > 0
+    judged = events(run, "judged")[0]
+    assert told["judged"]["answer_tokens"] == judged["tokens"] / judged["answers"]
+    assert told["judged"]["prompt_tokens"] == judged["prompt_tokens"] / judged["answers"]
     # A step is three times what was timed of it.
     assert told["at_most"]["step_s"] >= told["step_s"] > 2 * min(e["sampled_s"] for e in sampled)
     assert told["at_most"]["judged_row_s"] >= told["judged_row_s"] > 0

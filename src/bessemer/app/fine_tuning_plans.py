@@ -79,7 +79,7 @@ class Answers(NamedTuple):
     """The answers that a reinforcement job samples. How long they become is not known before.
 
     Attributes:
-        sampled: in all.
+        sampled: in all, to learn from.
         tokens: of one, in the mean of those that were sampled while steps were timed.
         most_tokens: that one may have.
         at_most: what the job takes if each of them has.
@@ -292,7 +292,8 @@ def _answers(
     if recipe.grpo is None:
         return None
     most = recipe.grpo.max_tokens
-    longest = {**told, **told["at_most"], "answer_tokens": most}
+    judged = {**told["judged"], "answer_tokens": most}
+    longest = {**told, **told["at_most"], "answer_tokens": most, "judged": judged}
     sampled = _seen(recipe) * recipe.grpo.group
     at_most = _takes(recipe, measured, longest, price)
     return Answers(sampled, told["answer_tokens"], most, at_most)
@@ -309,27 +310,44 @@ def _seen(recipe: TrainRecipe) -> int:
     return (recipe.steps or 0) * recipe.batch.rows
 
 
+def _a_look(recipe: TrainRecipe, measured: Measured) -> int:
+    """Lines that a validation judges."""
+    return min(recipe.evaluation.rows, measured.judged)
+
+
+def _judged(recipe: TrainRecipe, measured: Measured) -> int:
+    """Lines that are judged before the first step and between steps, each as often as it is."""
+    return _a_look(recipe, measured) * (1 + len(recipe.validated_steps))
+
+
 def _seconds(recipe: TrainRecipe, measured: Measured, told: dict[str, Any]) -> float:
     """Opening, what is read before the first step, the steps, and the looks between them."""
-    a_look = min(recipe.evaluation.rows, measured.judged)
-    judged = a_look * (recipe.evaluation.times + 1)
     # DPO asks the reference about every pair once, without a gradient: as rows that are judged.
     before = 0
     if recipe.objective == "dpo":
-        before = min(measured.lines, _seen(recipe)) + a_look
-    spent_s = (recipe.steps or 0) * told["step_s"] + (judged + before) * told["judged_row_s"]
-    return float(told["open_s"] + spent_s)
+        before = min(measured.lines, _seen(recipe)) + _a_look(recipe, measured)
+    rows_s = (_judged(recipe, measured) + before) * told["judged_row_s"]
+    return float(told["open_s"] + (recipe.steps or 0) * told["step_s"] + rows_s)
 
 
 def _tokens(recipe: TrainRecipe, measured: Measured, told: dict[str, Any]) -> Counts:
-    """As `run_metering` counts them: answers are written, and trained on behind their prompts."""
+    """As `run_metering` counts them: answers are written, and most of them trained on behind their
+    prompts; those of validations are only judged."""
     read = measured.tokens * _seen(recipe) / measured.lines
     if recipe.grpo is None:
         return Counts(training=round(read))
     prompts = round(read * recipe.grpo.group)
     answers = round(_seen(recipe) * recipe.grpo.group * told["answer_tokens"])
     cached = round(prompts * told["cached_share"])
-    return Counts(prompts - cached, cached, answers, training=prompts + answers)
+    looks, one = _judged(recipe, measured), told["judged"]
+    asked, answered = (round(looks * one[each]) for each in ("prompt_tokens", "answer_tokens"))
+    known = round(asked * one["cached_share"])
+    return Counts(
+        prompt=prompts - cached + asked - known,
+        cached=cached + known,
+        completion=answers + answered,
+        training=prompts + answers,
+    )
 
 
 def _cost(platform: Platform, principal: Principal, base: str, used: Counts) -> Cost | None:

@@ -6,7 +6,8 @@ it is read, and the ledger makes a charge once however often it is asked to.
 
 Device time is all the time in which the run's processes spoke, lost work included. Tokens are those
 of each step once: a step that is taken again after a kill is not charged again, nor are the
-answers that GRPO samples again. Those are `rollout` requests, priced as prompts and completions.
+answers that GRPO samples again, to learn from or to validate the step. Those are `rollout`
+requests, priced as prompts and completions.
 """
 
 from __future__ import annotations
@@ -74,9 +75,10 @@ def _most(recipe: TrainRecipe) -> Counts:
     if recipe.grpo is None:
         return Counts(training=tokens)
     answers = recipe.batch.rows * recipe.grpo.group
-    # Several steps may learn from the same answers.
+    # Several steps may learn from the same answers; those of a validation are only judged.
     sampled = math.ceil(recipe.steps / recipe.grpo.updates) * answers
-    row = recipe.tokens_per_step // recipe.batch.rows
+    sampled += (1 + len(recipe.validated_steps)) * recipe.evaluation.rows
+    row = recipe.batch.sequence_length
     written = sampled * recipe.grpo.max_tokens
     return Counts(
         prompt=sampled * row - written, completion=written, training=recipe.steps * answers * row
@@ -118,11 +120,12 @@ def starts(events: Iterable[Event]) -> list[Start]:
     1000
     """
     found: list[Start] = []
-    begin_s, goes_on, step, batch = 0.0, False, 0, -1
+    begin_s, goes_on, step, batch, validated = 0.0, False, 0, -1, -1
+    judged: Event | None = None
     for event in events:
         if event["kind"] == "state" and event.get("state") == "running":
             found.append(Start(Counts(), Counts()))
-            begin_s, goes_on = float(event["t"]), True
+            begin_s, goes_on, judged = float(event["t"]), True, None
             continue
         if not goes_on or (event["kind"] == "state" and event.get("state") == "queued"):
             goes_on = False  # what comes until it runs again was said by others
@@ -136,6 +139,11 @@ def starts(events: Iterable[Event]) -> list[Start]:
         if event["kind"] == "rollouts" and event["batch"] > batch:
             batch = event["batch"]
             rollouts = _with(rollouts, event)
+        if event["kind"] == "judged":  # for the validation that is told next
+            judged = event
+        if event["kind"] == "validation" and judged is not None and event["step"] > validated:
+            validated = event["step"]
+            rollouts = _with(rollouts, judged)
         found[-1] = Start(training, rollouts)
         goes_on = event["kind"] != "state"
     return found

@@ -107,6 +107,13 @@ class TrainRecipe(Frozen):
         return min(self.batch.rows, self.batch.rows_at_once or fitting)
 
     @property
+    def validated_steps(self) -> frozenset[int]:
+        """Steps with a validation behind them, once `steps` are known; there is one before the
+        first step besides."""
+        steps, times = self.steps or 0, self.evaluation.times
+        return frozenset(round(steps * k / times) for k in range(1, times + 1)) - {0}
+
+    @property
     def pass_limit_s(self) -> float:
         """Of a pass over the data before the first step: half of `minutes` if steps are open."""
         return self.minutes * 60 / 2 if self.steps is None else math.inf

@@ -103,8 +103,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
             log.write("validation", step=0, **judge(decoder, weights, schedule, recipe))
 
         # 5. The steps.
-        validations = {round(steps * k / recipe.evaluation.times) for k in
-                       range(1, recipe.evaluation.times + 1)}  # fmt: skip
+        validated = recipe.validated_steps
         last_saved_s = time.monotonic()
         durations_s: list[float] = []
         watchdog = stack.enter_context(Watchdog(log, run.run_id, recipe.guard.hang_s))
@@ -138,7 +137,7 @@ def train(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                     **measured.metrics,
                     **_speed(measured, cost, durations_s, peak.peak_gflops, steps - step),
                 )
-                if step in validations:
+                if step in validated:
                     said = judge(decoder, weights, schedule, recipe)
                     log.write("validation", step=step, **said)
                     if recipe.lora is not None and recipe.lora.snapshots:

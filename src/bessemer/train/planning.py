@@ -58,7 +58,8 @@ def measure(run: RunFolder, engine_of: EngineMaker | None = None) -> None:
                 "judged_row_s": _judged_row_s(opened, recipe),
             }
             if (task := schedule.sampling) is not None:
-                told |= _of_answers(run)
+                told |= _of_answers(run, "rollouts")
+                told["judged"] = _of_answers(run, "judged")
                 longest = _of_longest(opened, task, recipe, share)
                 told["at_most"] = {name: max(told[name], longest[name]) for name in longest}
         state, snapshot = state_bytes(decoder, recipe), snapshot_bytes(decoder, recipe)
@@ -98,14 +99,18 @@ def _judged_row_s(opened: Opened, recipe: TrainRecipe) -> float:
     return spent_s / max(1, sum(len(task.validation()) for task in opened.schedule.tasks))
 
 
-def _of_answers(run: RunFolder) -> dict[str, float]:
-    """How long the answers of the timed steps were, and how much of their prompts was cached."""
-    told = [event for event in run.read() if event["kind"] == "rollouts"]
+def _of_answers(run: RunFolder, kind: str) -> dict[str, float]:
+    """How long answers and their prompts were in the mean, and how much of these was cached."""
+    told = [event for event in run.read() if event["kind"] == kind]
     answers, tokens, prompts, cached = (
         sum(event[name] for event in told)
         for name in ("answers", "tokens", "prompt_tokens", "cached_tokens")
     )
-    return {"answer_tokens": tokens / answers, "cached_share": cached / prompts}
+    return {
+        "answer_tokens": tokens / answers,
+        "prompt_tokens": prompts / answers,
+        "cached_share": cached / prompts,
+    }
 
 
 def _of_longest(

@@ -140,6 +140,7 @@ class GrpoTask:
         with evaluating(self._network):
             asked = [Asked(q.ids, (number,)) for number, q in enumerate(self._validation)]
             rollouts = self._sample(asked, temperature=0.0)
+        self._tell("judged", **_counted(asked, rollouts))
         judged = self._judged(self._validation, rollouts, group=1)
         return self._packed(judged)
 
@@ -201,17 +202,14 @@ class GrpoTask:
             if self._reference is not None:
                 judged = self._with(judged, "reference", self._reference)
         self._record.write(batch, judged)
-        tokens = sum(len(rollout.ids) for rollout in rollouts)
+        counted = _counted(asked, rollouts)
         self._tell(
             "rollouts",
             batch=batch,
-            answers=len(rollouts),
-            tokens=tokens,
-            prompt_tokens=sum(len(each.prompt_ids) for each in asked),
-            cached_tokens=sum(rollout.cached_tokens for rollout in rollouts),
+            **counted,
             sampled_s=round(sampled_s, 3),
             judged_s=round(judged_s, 3),
-            tokens_s=round(tokens / sampled_s, 1),
+            tokens_s=round(counted["tokens"] / sampled_s, 1),
         )
         return judged
 
@@ -295,6 +293,16 @@ class GrpoTask:
             **{name: np.array([value], dtype=np.float64) for name, value in of_piece.items()},
             **{name: np.array(values) for name, values in of_tokens.items() if values},
         }
+
+
+def _counted(asked: Sequence[Asked], rollouts: Sequence[Rollout]) -> dict[str, int]:
+    """What the engine read and wrote, in tokens: they are paid for."""
+    return {
+        "answers": len(rollouts),
+        "tokens": sum(len(rollout.ids) for rollout in rollouts),
+        "prompt_tokens": sum(len(each.prompt_ids) for each in asked),
+        "cached_tokens": sum(rollout.cached_tokens for rollout in rollouts),
+    }
 
 
 def open_grpo(setting: Setting, network: nn.Module) -> GrpoTask:
