@@ -6,9 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8000
-# The tests that keep rows.
-ROWS := tests/access tests/app tests/cli tests/console tests/gateway tests/ledger \
-  tests/core/test_database.py tests/core/test_database_url.py tests/core/test_postgresql.py
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -51,9 +48,9 @@ slow: $(READY) ## the tests that take longer
 	@echo "==> pytest, slow ones"
 	@$(BIN)/pytest -m slow -rs
 
-postgres: $(READY) ## the tests that keep rows, on a PostgreSQL server of their own
+postgres: $(READY) ## the default tests again, on a PostgreSQL server of their own
 	@echo "==> pytest on PostgreSQL (tests/postgres/README.md)"
-	@BESSEMER_TEST_DATABASE=postgres $(BIN)/pytest -m "not slow" -rs $(ROWS)
+	@BESSEMER_TEST_DATABASE=postgres $(BIN)/pytest -m "not slow" -rs
 
 browser: $(READY) ## the tests in a real Chromium
 	@echo "==> pytest, in Chromium"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +31,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> House:
 @pytest.fixture
 def house(furnished: House, tmp_path: Path) -> Iterator[House]:
     """A copy of the furnished home; nobody else runs anything on it."""
-    copy = House(tmp_path / "home", furnished.key)
-    shutil.copytree(furnished.root, copy.root)
+    copy = furnished.copied_to(tmp_path / "home")
     try:
         yield copy
     finally:
@@ -43,8 +41,7 @@ def house(furnished: House, tmp_path: Path) -> Iterator[House]:
 @pytest.fixture(scope="session")
 def served(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of both models, ready, on a home of its own, for tests that leave it as it is."""
-    copy = House(tmp_path_factory.mktemp("served") / "home", furnished.key)
-    shutil.copytree(furnished.root, copy.root)
+    copy = furnished.copied_to(tmp_path_factory.mktemp("served") / "home")
     with copy.up("--model", "tiny", "--model", "other") as server:
         server.wait_ready("tiny", "other")
         yield server

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -24,6 +25,7 @@ import psutil
 from bessemer.core.runs import RunFolder
 from tests.cli.calling import PROGRAM, Said, program
 from tests.polling import until
+from tests.postgres import homes
 
 START_WAIT_S = 60.0
 LOAD_WAIT_S = 120.0
@@ -36,6 +38,12 @@ class House:
 
     def __init__(self, root: Path, key: str = "") -> None:
         self.root, self.key = root, key
+
+    def copied_to(self, root: Path) -> House:
+        """Another home with the same in it, its rows too; nobody may have this one open."""
+        shutil.copytree(self.root, root)
+        homes.copy_database(self.root, root)
+        return House(root, self.key)
 
     def say(self, *words: str) -> Said:
         """Run a verb to its end."""

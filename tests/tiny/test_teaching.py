@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +26,7 @@ MANY_STEPS = ("--set", "steps=400", "--set", "checkpoints.every_s=1")
 def school(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The furnished home, where `taught` was made of `tiny` by the command line alone."""
     folder = tmp_path_factory.mktemp("school")
-    house = House(folder / "home", furnished.key)
-    shutil.copytree(furnished.root, house.root)
+    house = furnished.copied_to(folder / "home")
     recipe = world.write_recipe(folder / "tiny.toml")
     said = house.done("train", str(recipe), "--name", "taught", *ONE_THREAD)
     assert said.out == "taught is ready: bessemer chat taught\n"
