@@ -13,6 +13,10 @@ from typing import Any
 import openai
 import pytest
 
+from bessemer.app.platform import Platform
+from bessemer.core.home import Home
+from bessemer.core.runs import RunFolder
+from tests.metered import rows_of
 from tests.polling import until
 from tests.tiny import world
 from tests.tiny.house import House, Server
@@ -119,7 +123,7 @@ def test_what_stops_a_job_in_its_middle_changes_no_bit_of_its_result(
 
 
 @pytest.mark.slow
-def test_a_reinforcement_job_is_judged_by_its_grader(school: House) -> None:
+def test_a_reinforcement_job_is_judged_by_its_grader_and_pays_for_answers(school: House) -> None:
     lines = [{"messages": chat["messages"][:1], "wanted": "e"} for chat in world.chats(12)]
     grader = {
         "type": "multi",
@@ -154,6 +158,16 @@ def test_a_reinforcement_job_is_judged_by_its_grader(school: House) -> None:
     column = header.split(",").index("train_reward")
     assert len(rows) == 6
     assert all(0 <= float(row.split(",")[column]) <= 1 for row in rows)
+    (folder,) = (school.root / "runs").iterdir()
+    events = RunFolder(folder).read()
+    told = [event for event in events if event["kind"] in ("rollouts", "judged")]
+    answers = 12 * 2 * 8 + 12 * sum(event["kind"] == "validation" for event in events)
+    assert sum(event["answers"] for event in told) == answers
+    with Platform.open(Home(school.root)) as platform:
+        (charged,) = (row.used for row in rows_of(platform) if row.kind == "rollout")
+    assert charged is not None
+    assert charged.completion == sum(event["tokens"] for event in told)
+    assert charged.prompt + charged.cached == sum(event["prompt_tokens"] for event in told)
 
 
 def _supervised(dials: dict[str, Any]) -> dict[str, Any]:
