@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bessemer.access.keys import make_secret, on_secret
 from bessemer.app.keys import create_key
 from bessemer.app.platform import Platform
@@ -30,6 +32,7 @@ def test_a_secret_is_seen_wherever_it_was_left(tmp_path: Path) -> None:
     assert secret not in str(leaks.found)
 
 
+@pytest.mark.sqlite("the database is a file of the home")
 def test_a_home_with_keys_is_looked_through_and_clean(tmp_path: Path) -> None:
     with Platform.open(Home(tmp_path / "home")) as platform:
         leaks = Leaks()
