@@ -4,8 +4,9 @@
 
 FOLDER is a model as Hugging Face has it, by default the default model. Planned and trained in a
 home of its own, one job after the other, with nothing else on the machine. Memory taken is the most
-that a process of it had. Of reinforcement, whose answers have no length beforehand, the most that
-the plan allows for is told as well.
+that a process of it had. Each token that is trained on, read or written costs a millionth of a
+dollar here, and time nothing. Of reinforcement, whose answers have no length beforehand, the most
+that the plan allows for is told as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import psutil
 from fine_tuning_jobs import chats, message, pairs
 
-from bessemer.app import files, fine_tuning, names
+from bessemer.app import files, fine_tuning, names, spending
 from bessemer.app.catalog import DEFAULT_MODEL
 from bessemer.app.fine_tuning import FINAL, Request
 from bessemer.app.fine_tuning_desk import FineTuningDesk
@@ -50,6 +51,16 @@ LIKE = {
     "reference": "{{item.answer}}",
 }
 ONCE = ReinforcementHyperparameters(n_epochs=1)
+CARD = """
+currency = "usd"
+[[rates]]
+model = "base"
+prompt = 1_000_000
+cached = 1_000_000
+completion = 1_000_000
+training = 1_000_000
+device_hour = 0
+"""
 JOBS: list[tuple[Method, list[Any]]] = [
     (Method(type="supervised"), chats(50)),
     (Method(type="dpo"), pairs(10)),
@@ -69,6 +80,8 @@ def main() -> None:
         shutil.copytree(source, copy, dirs_exist_ok=True)
         stored = platform.artifacts.put(copy, kind="model", name="base")
         names.bind(platform, platform.local_principal(), "model", "base", stored.digest)
+        spending.set_prices(platform, platform.local_principal(), CARD, "the card")
+        spending.set_budget(platform, platform.local_principal(), "project", "total", 10**9)
         for method, lines in JOBS:
             if asked.only in (None, method.type):
                 compare(platform, method, lines)
@@ -89,20 +102,33 @@ def compare(platform: Platform, method: Method, lines: list[Any]) -> None:
         time.sleep(0.05)
     planning_s = time.monotonic() - began_s
     planned: Planned = plans.get(me, plan_id)
-    assert planned.plan is not None, planned.fault
+    plan = planned.plan
+    assert plan is not None and plan.takes.cost is not None, planned.fault
+    before = spent(platform)
     job_id = plans.start(me, plan_id)
     began_s = time.monotonic()
     peak_bytes = asyncio.run(work(platform, job_id))
     took_s = time.monotonic() - began_s
-    plan, trained = planned.plan, fine_tuning.get(platform, me, job_id).trained_tokens
-    most = f" (at most {plan.answers.at_most.seconds:.1f} s)" if plan.answers else ""
+    trained = fine_tuning.get(platform, me, job_id).trained_tokens
+    most, most_cost = "", ""
+    if plan.answers and plan.answers.at_most.cost:
+        most = f" (at most {plan.answers.at_most.seconds:.1f} s)"
+        most_cost = f" (at most {plan.answers.at_most.cost.micro / 1e6:.4f})"
     print(
         f"{method.type:13} {len(lines):3} lines  planned in {planning_s:4.1f} s:"
         f" {plan.takes.seconds:5.1f} s{most}, {plan.needs_bytes / 1e9:.2f} GB,"
-        f" {plan.takes.tokens:,} tokens"
-        f"   taken: {took_s:5.1f} s, {peak_bytes / 1e9:.2f} GB, {trained:,} tokens",
+        f" {plan.takes.tokens:,} tokens, {plan.takes.cost.micro / 1e6:.4f} usd{most_cost}"
+        f"   taken: {took_s:5.1f} s, {peak_bytes / 1e9:.2f} GB, {trained:,} tokens,"
+        f" {(spent(platform) - before) / 1e6:.4f} usd",
         flush=True,
     )
+
+
+def spent(platform: Platform) -> int:
+    """By all jobs so far, in micro-units."""
+    me = platform.local_principal()
+    found = spending.get_budget(platform, me, "project", "total", me.project_id)
+    return found.balance.settled_micro
 
 
 async def work(platform: Platform, job_id: str) -> int:
