@@ -188,6 +188,19 @@ def test_stored_responses_bring_the_turns_before_them(served: House) -> None:
     )
 
 
+def test_who_spoke_is_told_and_asked_again(served: House, models: dict[str, FakeResponder]) -> None:
+    client = served.client()
+    asked: Any = [{"role": "user", "name": "ann", "content": "Which capital?"}]
+    client.chat.completions.create(model="paris", messages=asked, store=True)
+    again = stored() | {
+        "model": "rome",
+        "input_messages": {"type": "item_reference", "item_reference": "item.input"},
+    }
+    (output,) = evaluated(client, again)
+    assert output.datasource_item["input"] == asked
+    assert models["rome"].requests[-1].messages == asked
+
+
 @pytest.mark.parametrize(
     ("filters", "found"),
     [

@@ -10,7 +10,7 @@ import pytest
 from bessemer.core.errors import DataError, InvalidInput
 from bessemer.core.sandbox import available
 from bessemer.text.criteria import Criterion, PythonCheck, StringCheck, TextSimilarity, checked
-from bessemer.text.criterion_checks import Grade, grade, sample_of, with_json
+from bessemer.text.criterion_checks import Grade, completed, grade, sample_of
 
 needs_sandbox = pytest.mark.skipif(available() is not None, reason=str(available()))
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"a": 1}'}}
@@ -63,7 +63,21 @@ def test_the_sample_has_its_json_and_its_calls() -> None:
     assert grade(check, {"item": {}, "sample": sample}).passed
     assert "output_json" not in sample_of("no JSON")
     assert "output_json" not in sample_of("[NaN]")
-    assert with_json({"output_text": "1", "output_json": 2})["output_json"] == 2
+    assert completed({"output_text": "1", "output_json": 2})["output_json"] == 2
+
+
+def test_a_sample_of_choices_alone_has_their_text_and_calls() -> None:
+    message = {"role": "assistant", "content": "[1]", "tool_calls": [CALL]}
+    found = completed({"model": "m", "choices": [{"index": 0, "message": message}]})
+    assert (found["output_text"], found["output_json"]) == ("[1]", [1])
+    assert found["output_tools"] == [CALL]
+    message = {"role": "assistant", "content": None}
+    assert "output_text" not in completed({"choices": [{"message": message}]})
+    assert (
+        completed({"output_text": "a", "choices": [{"message": {"content": "b"}}]})["output_text"]
+        == "a"
+    )
+    assert completed({"choices": "none"}) == {"choices": "none"}
 
 
 def python(source: str, threshold: float | None = None) -> PythonCheck:

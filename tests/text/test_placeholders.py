@@ -24,6 +24,7 @@ ITEM: dict[str, Any] = {
     "n": 5,
     "list": [{"b c": True}, {"name": "{{item.a}}"}],
     "deep": {"er": {"est": None}},
+    "call": {"arguments": '{"city": ["Rome"]}'},
 }
 
 
@@ -37,6 +38,8 @@ ITEM: dict[str, Any] = {
         ("{{item.list[1].name}}", "{{item.a}}"),
         ('Say {"a": {{1}}} or {{ "item" }}', 'Say {"a": {{1}}} or {{ "item" }}'),
         ("{{{item.a}}}", "{x}"),
+        ("{{item.call.arguments}}", '{"city": ["Rome"]}'),
+        ("{{item.call.arguments.city[0]}}", "Rome"),
         ("{item.a} {{}} {{ }}", "{item.a} {{}} {{ }}"),
     ],
 )
@@ -62,7 +65,7 @@ def test_a_namespace_that_will_not_be_there_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{{item.b}}", r"\{\{item\.b\}\} is not there: item has a, deep, list, n"),
+        ("{{item.b}}", r"\{\{item\.b\}\} is not there: item has a, call, deep, list, n"),
         ("{{item.list[2]}}", r"item\.list has 2 elements"),
         ("{{item.a.b}}", r"item\.a has no parts, it is str"),
         ("{{item.list.name}}", r"item\.list has 2 elements"),

@@ -44,7 +44,7 @@ from bessemer.text.criteria import (
     TextSimilarity,
     filled,
 )
-from bessemer.text.criterion_checks import Grade, grade, sample_of, with_json
+from bessemer.text.criterion_checks import Grade, completed, grade, sample_of
 
 FATAL = (
     ModelNotFound, PermissionDenied, Unauthenticated, BudgetExceeded, Missing, ModelTooLarge,
@@ -110,7 +110,7 @@ class Judge:
         """The namespace `sample`, and the answer as the API shows it."""
         plan = self._plan
         if plan.model is None:
-            given = with_json(line.sample or {})
+            given = completed(line.sample or {})
             return given, _given(given)
         messages = plan.prompt(line)
         how = plan.sampling
@@ -262,8 +262,11 @@ def _shown(
 
 def _given(sample: Mapping[str, Any]) -> Json:
     """A sample that came with its item: nothing was sampled, so nothing was used."""
-    text = sample.get("output_text")
-    output = [{"role": "assistant", "content": text}] if isinstance(text, str) else []
+    text, calls = sample.get("output_text"), sample.get("output_tools")
+    said: Message = {"role": "assistant", "content": text if isinstance(text, str) else ""}
+    if calls:
+        said["tool_calls"] = calls
+    output = [said] if calls or isinstance(text, str) else []
     return {**_shown([], None, Fault(), SampleWith()), "output": output}
 
 

@@ -68,6 +68,7 @@ class _Sent(msgspec.Struct):
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
+    name: str | None = None
 
 
 def _messages(found: Any, reference: str) -> list[Message]:
@@ -86,6 +87,8 @@ def _message(one: _Sent, reference: str) -> Message:
         raise DataError(f"{reference} has a message of the role {one.role!r} without content")
     role = {"developer": "system"}.get(one.role, one.role)
     message: Message = {"role": role, "content": _content(one.content or "", reference)}
+    if one.name is not None:
+        message["name"] = one.name
     if one.tool_calls:
         message["tool_calls"] = msgspec.to_builtins(one.tool_calls)
     if one.tool_call_id is not None:

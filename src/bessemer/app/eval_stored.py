@@ -182,12 +182,12 @@ def _item(
 def _message(sent: Mapping[str, Any]) -> Message:
     """A message as models read it: its words are one text, and functions are tools."""
     role, called = sent["role"], sent.get("function_call")
-    kept = {key: sent[key] for key in ("tool_calls", "tool_call_id") if sent.get(key)}
+    kept = {key: sent[key] for key in ("name", "tool_calls", "tool_call_id") if sent.get(key)}
     if called:
         call = {"id": f"call_{called['name']}", "type": "function", "function": called}
         kept["tool_calls"] = [call]
     if role == "function":
-        role, kept["tool_call_id"] = "tool", f"call_{sent['name']}"
+        role, kept["tool_call_id"] = "tool", f"call_{kept.pop('name')}"
     said = text_of(sent.get("content") or "") + (sent.get("refusal") or "")
     return {"role": role, "content": said, **kept}
 

@@ -48,18 +48,31 @@ def sample_of(
         message["tool_calls"] = list(tool_calls)
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     found = {"output_text": text, "output_tools": list(tool_calls), "choices": [choice]}
-    return with_json(found)
+    return completed(found)
 
 
-def with_json(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The sample with `output_json`, if its text is JSON and it has none yet."""
-    found = dict(sample)
+def completed(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The sample with what its other fields say already.
+
+    `output_text` and `output_tools` are those of its first choice, and `output_json` is its text,
+    where that is JSON. What it has stays as it is.
+    """
+    found = {**_first_message(sample), **sample}
     text = found.get("output_text")
     if "output_json" not in found and isinstance(text, str):
         # Where it is no JSON, who asks for it is told that it is not there.
         with contextlib.suppress(ValueError, RecursionError):
             found["output_json"] = json.loads(text, parse_constant=_no_constant)
     return found
+
+
+def _first_message(sample: Mapping[str, Any]) -> dict[str, Any]:
+    match sample.get("choices"):
+        case [{"message": {**message}}, *_]:
+            calls = {"output_tools": message["tool_calls"]} if message.get("tool_calls") else {}
+            text = message.get("content") or ("" if calls else None)
+            return {"output_text": text, **calls} if isinstance(text, str) else calls
+    return {}
 
 
 def grade(criterion: StringCheck | TextSimilarity | PythonCheck, spaces: Spaces) -> Grade:

@@ -5,6 +5,9 @@
 
 Only paths into the two namespaces are looked up; nothing is computed, and what was filled in is
 not looked at again. Braces around anything that is no such path (JSON in a prompt) are text.
+
+A path may go on into a text that is JSON, as a call's arguments are:
+`{{sample.output_tools[0].function.arguments.city}}`.
 """
 
 from __future__ import annotations
@@ -119,11 +122,20 @@ def _read(inner: str, allowed: tuple[str, ...]) -> Place | None:
 
 
 def _step_into(found: Any, step: str | int) -> Any:
+    if isinstance(found, str):
+        found = _json_in(found)
     if isinstance(step, str) and not isinstance(found, Mapping):
         raise TypeError(step)
     if isinstance(step, int) and not isinstance(found, list | tuple):
         raise TypeError(step)
     return found[step]
+
+
+def _json_in(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _written(step: str | int) -> str:
