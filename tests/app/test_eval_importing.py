@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from openai._models import construct_type
+from openai.types import EvalRetrieveResponse
+from openai.types.evals import RunRetrieveResponse
+from openai.types.evals.runs import OutputItemRetrieveResponse
 
 from bessemer.app import eval_definitions, eval_reports, eval_runs
 from bessemer.app.eval_definitions import CustomData
-from bessemer.app.eval_importing import Imported, import_objects, read_objects
+from bessemer.app.eval_importing import Imported, import_objects
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
-from bessemer.core.errors import DataError
+from bessemer.gateway.eval_runs import OutputShape, RunShape
+from bessemer.text.criteria import Criterion, ScoreModel, StringCheck
 from tests.app.evals_world import ME
+from tests.specification import check
 
+CALLED = {
+    "role": "assistant",
+    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
 UUID = "a2486074-d803-4445-b431-ad2262e85d47"
 OTHER = "1808cd0b-eeec-4e0b-a519-337e79f4f5d1"
 # As OpenAI's documentation shows them.
@@ -160,16 +170,58 @@ def test_what_has_no_parent_or_no_criterion_is_told(platform: Platform) -> None:
     assert run.id not in eval_runs.open_runs(platform)
 
 
-def test_files_hold_one_object_a_list_or_lines(tmp_path: Path) -> None:
-    one, many, lines = (tmp_path / name for name in ("one.json", "many.json", "lines.jsonl"))
-    one.write_text(json.dumps(EVAL, indent=2))
-    many.write_text(json.dumps({"object": "list", "data": [RUN], "has_more": False}))
-    lines.write_text("\n".join(json.dumps(output(n, True)) for n in range(2)) + "\n\n")
-    kinds = [found["object"] for found in read_objects([one, many, lines])]
-    assert kinds == ["eval", "eval.run", "eval.run.output_item", "eval.run.output_item"]
-    lines.write_text(json.dumps(EVAL) + '\n{"object": "file"}\n')
-    with pytest.raises(DataError, match=r"line 2: lines\.jsonl holds 'file'"):
-        list(read_objects([lines]))
-    lines.write_text(json.dumps(EVAL) + "\n{broken\n")
-    with pytest.raises(DataError, match=r"line 2: lines\.jsonl is no JSON"):
-        list(read_objects([lines]))
+def test_dates_are_kept_and_lists_follow_them(platform: Platform) -> None:
+    native = eval_definitions.add(platform, ME, CustomData({}), define_criteria())
+    later = {**EVAL, "id": "eval_2", "created_at": EVAL["created_at"] + 60}
+    found = take(platform, later, EVAL, RUN, output(0, True))
+    listed, _ = eval_definitions.list_evals(platform, ME, PageRequest(order="asc"))
+    assert [one.id for one in listed] == [*list(found.evals.values())[::-1], native.id]
+    assert listed[0].created_ms == EVAL["created_at"] * 1000
+    run_id = found.runs[RUN["id"]]
+    run = eval_runs.get(platform, ME, found.evals[EVAL["id"]], run_id)
+    (first,), _ = eval_runs.list_outputs(platform, ME, run.eval_id, run.id, PageRequest())
+    assert (run.created_ms, first.created_ms) == (1743092069_000, 1743092076_000)
+
+
+def test_a_judge_that_reasoned_is_taken_with_a_note(platform: Platform) -> None:
+    judge = {
+        "type": "score_model", "name": "deep", "model": "o3", "range": [1, 7],
+        "input": [{"role": "user", "content": "{{item.input}}"}],
+        "sampling_params": {"reasoning_effort": "high", "max_completions_tokens": 100},
+    }  # fmt: skip
+    found = take(platform, {**EVAL, "testing_criteria": [judge]})
+    (criterion,) = eval_definitions.get(platform, ME, found.evals[EVAL["id"]]).criteria
+    assert isinstance(criterion, ScoreModel) and criterion.sampling_params is not None
+    assert criterion.sampling_params.max_completions_tokens == 100
+    assert "reasoning effort 'high'" in found.notes[0]
+
+
+def test_what_the_clients_own_dump_writes_is_taken_like_the_apis_words(platform: Platform) -> None:
+    """`model_dump` has other names for two fields, and null for whatever was not said."""
+    kinds: tuple[tuple[Any, Any], ...] = (
+        (EvalRetrieveResponse, {**EVAL, "testing_criteria": EVAL["testing_criteria"][:2]}),
+        (RunRetrieveResponse, RUN),
+        (OutputItemRetrieveResponse, {**output(0, True), "sample": {"output": [CALLED]}}),
+    )
+    dumped = [construct_type(value=one, type_=kind).model_dump() for kind, one in kinds]  # type: ignore[attr-defined]
+    assert "schema_" in dumped[0]["data_source_config"]
+    found = take(platform, *dumped)
+    definition = eval_definitions.get(platform, ME, found.evals[EVAL["id"]])
+    assert isinstance(definition.config, CustomData) and definition.config.include_sample_schema
+    assert "input" in definition.config.item_schema["properties"]
+    assert definition.labels == ["String check", "Judge"]
+    run = eval_runs.get(platform, ME, definition.id, found.runs[RUN["id"]])
+    check("GET", "/v1/evals/e/runs/r", 200, shown(RunShape.of(run, definition.labels, "http://a")))
+    assert run.tally.models["gpt-4o-mini"].prompt_tokens == 30
+    (first,), _ = eval_runs.list_outputs(platform, ME, run.eval_id, run.id, PageRequest())
+    answered = shown(OutputShape.of(first))
+    check("GET", "/v1/evals/e/runs/r/output_items/o", 200, answered)
+    assert answered["sample"]["output"] == [{**CALLED, "content": ""}]
+
+
+def define_criteria() -> list[Criterion]:
+    return [StringCheck(name="a", input="a", reference="a", operation="eq")]
+
+
+def shown(shape: Any) -> Any:
+    return json.loads(msgspec.json.encode(shape))

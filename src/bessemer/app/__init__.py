@@ -31,6 +31,7 @@ __all__ = [
     "epitaph",
     "eval_answers",
     "eval_definitions",
+    "eval_exports",
     "eval_grading",
     "eval_imported_results",
     "eval_importing",

@@ -104,8 +104,12 @@ def add(
     *,
     name: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    created_ms: int | None = None,
 ) -> Eval:
     """Keep an eval.
+
+    Args:
+        created_ms: when it was made, if that was elsewhere and before.
 
     Raises:
         InvalidInput: a schema or a criterion that makes no sense, naming its field.
@@ -119,14 +123,14 @@ def add(
     if isinstance(config, CustomData):
         ItemSchema(config.item_schema)
     judged = [checked(one, f"testing_criteria[{i}]") for i, one in enumerate(criteria)]
-    created_ms, eval_id = now_ms(), new_id("eval")
+    now, eval_id = now_ms(), new_id("eval", created_ms)
     row = {
         "id": eval_id,
         "org_id": principal.org_id,
         "project_id": principal.project_id,
         "owner_id": principal.owner_id,
-        "created_ms": created_ms,
-        "updated_ms": created_ms,
+        "created_ms": now if created_ms is None else created_ms,
+        "updated_ms": now,
         "name": name or f"Eval of {', '.join(one.name for one in judged)}"[:200],
         "config": _json(config),
         "criteria": _json(judged),

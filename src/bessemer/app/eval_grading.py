@@ -260,6 +260,11 @@ def _shown(
     }
 
 
+def blank_sample() -> Json:
+    """The answer of an item of which none is known."""
+    return _shown([], None, Fault(), SampleWith())
+
+
 def _given(sample: Mapping[str, Any]) -> Json:
     """A sample that came with its item: nothing was sampled, so nothing was used."""
     text, calls = sample.get("output_text"), sample.get("output_tools")
@@ -267,7 +272,7 @@ def _given(sample: Mapping[str, Any]) -> Json:
     if calls:
         said["tool_calls"] = calls
     output = [said] if calls or isinstance(text, str) else []
-    return {**_shown([], None, Fault(), SampleWith()), "output": output}
+    return {**blank_sample(), "output": output}
 
 
 def _note(messages: Sequence[Message], answer: Answer, model: str) -> Json:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from bessemer.app.eval_grading import item_digest
-from bessemer.app.eval_runs import Fault, NewOutput
+from bessemer.app.eval_exports import Json, said
+from bessemer.app.eval_grading import blank_sample, item_digest
+from bessemer.app.eval_runs import NewOutput
 from bessemer.app.eval_tally import CriterionTally, ModelTally, Tally, Verdict
 
-Json = Mapping[str, Any]
 ToLabels = Callable[[Sequence[str]], list[str]]
 
 _STATES: dict[Any, Verdict] = {"pass": "pass", "fail": "fail"}
@@ -43,6 +43,14 @@ def tally_of(run: Json, labels: Sequence[str], to_labels: ToLabels) -> Tally:
     )
 
 
+def made_ms(sent: Json) -> int | None:
+    """When an object was made, Unix milliseconds; None where it does not say."""
+    seconds = sent.get("created_at")
+    if not isinstance(seconds, int | float) or not 0 < seconds < 2**36:
+        return None
+    return int(seconds) * 1000
+
+
 def usage_of(tally: Tally) -> Tally:
     """Only what models used."""
     return Tally(models=tally.models)
@@ -55,12 +63,12 @@ def output_of(sent: Json, labels: Sequence[str], to_labels: ToLabels) -> NewOutp
         return None
     told = [one for one in sent.get("results") or [] if isinstance(one, dict)]
     names = to_labels([str(one.get("name")) for one in told])
-    results = [{**one, "name": name} for one, name in zip(told, names, strict=True)]
+    results = [{**_blank(one), **one, "name": name} for one, name in zip(told, names, strict=True)]
     state = _STATES.get(sent.get("status"), "error")
     judged = {
-        one["name"]: one
-        for one in results
-        if one["name"] in labels and isinstance(one.get("passed"), bool)
+        name: one
+        for name, one in zip(names, told, strict=True)
+        if name in labels and isinstance(one.get("passed"), bool)
     }
     part = Tally(
         passed=int(state == "pass"),
@@ -68,13 +76,25 @@ def output_of(sent: Json, labels: Sequence[str], to_labels: ToLabels) -> NewOutp
         errored=int(state == "error"),
         criteria={name: _part(one) for name, one in judged.items()},
     )
-    sample = dict(sent.get("sample") or {})
-    # The API says null where nothing went wrong.
-    sample["error"] = sample.get("error") or Fault()
+    sample = _sample(sent.get("sample") or {})
     body = {"datasource_item": item, "results": results, "sample": sample}
     verdicts = {name: bool(one["passed"]) for name, one in judged.items()}
     encoded = msgspec.json.encode(body)
-    return NewOutput(number, item_digest(item), state, verdicts, encoded, part)
+    created_ms = made_ms(sent)
+    return NewOutput(number, item_digest(item), state, verdicts, encoded, part, created_ms)
+
+
+def _sample(sent: Json) -> dict[str, Any]:
+    """With every field that the API promises: what was not said is what nothing says here."""
+    found = {**blank_sample(), **said(sent)}
+    for side in ("input", "output"):
+        found[side] = [{"content": "", **one} for one in found[side] if isinstance(one, dict)]
+    return found
+
+
+def _blank(result: Json) -> dict[str, Any]:
+    """What a criterion leaves out that could say nothing."""
+    return {"score": float(result.get("passed") is True), "passed": False}
 
 
 def _part(result: Json) -> CriterionTally:

@@ -1,20 +1,19 @@
 """Evals, runs and results that were exported from OpenAI, taken as if they had been made here.
 
-    found = import_objects(platform, principal, read_objects(paths))
+    found = import_objects(platform, principal, eval_exports.read_objects(paths))
     found.notes            # what could not be taken, and what has to be known
 
 Objects are those of OpenAI's API (`eval`, `eval.run`, `eval.run.output_item`), in any order. Each
-keeps its old id in its metadata; what was imported before is not imported again, so that results
-can follow their definitions later. An imported run is a record: it is shown and compared, and to
-do it again is a new run.
+keeps its date, and its old id in its metadata; what was imported before is not imported again, so
+that results can follow their definitions later. An imported run is a record: it is shown and
+compared, and to do it again is a new run.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -31,22 +30,21 @@ from bessemer.app.eval_definitions import (
     StoredCompletionsData,
     labels_of,
 )
-from bessemer.app.eval_imported_results import output_of, tally_of, usage_of
+from bessemer.app.eval_exports import KINDS, Json, said
+from bessemer.app.eval_imported_results import made_ms, output_of, tally_of, usage_of
 from bessemer.app.eval_runs import Fault, State
 from bessemer.app.eval_tally import Tally
 from bessemer.app.platform import Platform
 from bessemer.app.tables import eval_outputs, evals
 from bessemer.app.tables import eval_runs as runs_table
-from bessemer.core.errors import DataError, InvalidInput
+from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.text.criteria import Criterion, LabelModel, ScoreModel, TextSimilarity, checked
 
 ORIGIN = "openai_id"
-KINDS = ("eval", "eval.run", "eval.run.output_item")
 _ENDED: tuple[State, ...] = ("completed", "canceled", "failed")
 _NAMED = re.compile(r"(.*)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.DOTALL)
 
-Json = Mapping[str, Any]
 T = TypeVar("T")
 
 
@@ -59,30 +57,12 @@ class Imported(NamedTuple):
     notes: list[str]
 
 
-def read_objects(paths: Sequence[Path]) -> Iterator[Json]:
-    """The objects of files: one, a list of the API, an array, or one a line.
-
-    Raises:
-        DataError: a file holds something else, naming its line.
-    """
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"there is no file {path}")
-        text = path.read_text()
-        try:
-            yield from _flat(json.loads(text), path, 1)
-        except json.JSONDecodeError:
-            for number, line in enumerate(text.splitlines(), 1):
-                if line.strip():
-                    yield from _flat(_parsed(line, path, number), path, number)
-
-
 def import_objects(platform: Platform, principal: Principal, objects: Iterator[Json]) -> Imported:
     """Take them. What cannot be taken is told in the notes, and the rest is."""
     principal.require(eval_definitions.WRITE_SCOPE)
     by_kind: dict[str, list[Json]] = {kind: [] for kind in KINDS}
     for found in objects:
-        by_kind[found["object"]].append(found)
+        by_kind[found["object"]].append(said(found))
     taken = Imported({}, {}, 0, [])
     known = _known(platform, principal)
     for found in by_kind["eval"]:
@@ -141,6 +121,7 @@ def _take_eval(
             criteria,
             name=sent.get("name"),
             metadata=_metadata(old, sent, taken.notes),
+            created_ms=made_ms(sent),
         )
     except InvalidInput as fault:
         taken.notes.append(f"{old} could not be taken: {fault.message}")
@@ -167,9 +148,15 @@ def _config(sent: Json) -> DataConfig:
 
 def _criteria(old: str, sent: Sequence[Json], notes: list[str]) -> Iterator[Criterion]:
     for one in sent:
-        # The answers of the API have an id, and null for what was not set.
-        fields = {key: value for key, value in one.items() if key != "id" and value is not None}
+        fields = {key: value for key, value in one.items() if key != "id"}
         name = fields.get("name")
+        how = dict(fields.get("sampling_params") or {})
+        if (effort := how.pop("reasoning_effort", "none")) != "none":
+            fields["sampling_params"] = how
+            notes.append(
+                f"{old}: {name!r} was judged with the reasoning effort {effort!r}; models here have"
+                " no dial for it"
+            )
         try:
             read: Criterion = _converted(fields, Criterion)
             criterion = checked(read)
@@ -234,6 +221,7 @@ def _take_run(
         model=str(sent.get("model") or ""),
         metadata=_metadata(old, sent, taken.notes),
         state=state,
+        created_ms=made_ms(sent),
     )
     tally = tally_of(sent, definition.labels, lambda names: _labels(names, definition))
     _keep(platform, made.id, tally, fault)
@@ -304,27 +292,3 @@ def _labels(names: Sequence[str], definition: Eval) -> list[str]:
         label if label in definition.labels else name
         for label, name in zip(labels_of(bare), bare, strict=True)
     ]
-
-
-def _flat(found: Any, path: Path, line: int) -> Iterator[Json]:
-    if isinstance(found, list):
-        for one in found:
-            yield from _flat(one, path, line)
-    elif isinstance(found, dict) and found.get("object") == "list":
-        yield from _flat(found.get("data") or [], path, line)
-    elif isinstance(found, dict) and found.get("object") in KINDS:
-        yield found
-    else:
-        kind = found.get("object") if isinstance(found, dict) else type(found).__name__
-        raise DataError(
-            f"{path.name} holds {str(kind)[:100]!r}, which is none of {', '.join(KINDS)}",
-            line=line,
-            next_step="export them with OpenAI's API: GET /v1/evals/ID, its runs, their items",
-        )
-
-
-def _parsed(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as fault:
-        raise DataError(f"{path.name} is no JSON: {fault}", line=number) from None

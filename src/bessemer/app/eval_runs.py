@@ -79,6 +79,7 @@ class NewOutput(NamedTuple):
     verdicts: Mapping[str, bool]
     body: bytes
     part: Tally
+    created_ms: int | None = None  # None is now
 
 
 def add(
@@ -93,16 +94,21 @@ def add(
     model: str = "",
     metadata: Mapping[str, str] | None = None,
     state: State = "queued",
+    created_ms: int | None = None,
 ) -> EvalRun:
-    """Keep a run to be done: its items are checked already (`eval_plans.submit`)."""
+    """Keep a run to be done: its items are checked already (`eval_plans.submit`).
+
+    Args:
+        created_ms: when it was made, if that was elsewhere and before.
+    """
     definition = eval_definitions.get(platform, principal, eval_id, scope=WRITE_SCOPE)
-    run_id = new_id("evalrun")
+    run_id = new_id("evalrun", created_ms)
     row = {
         "id": run_id,
         "org_id": principal.org_id,
         "project_id": principal.project_id,
         "owner_id": principal.owner_id,
-        "created_ms": now_ms(),
+        "created_ms": now_ms() if created_ms is None else created_ms,
         "eval_id": definition.id,
         "name": name or model or run_id,
         "model": model,
@@ -258,7 +264,7 @@ def insert_output(connection: sa.Connection, row: sa.Row[Any], output: NewOutput
         "org_id": row.org_id,
         "project_id": row.project_id,
         "owner_id": row.owner_id,
-        "created_ms": now_ms(),
+        "created_ms": now_ms() if output.created_ms is None else output.created_ms,
         "eval_id": row.eval_id,
         "run_id": row.id,
         "number": output.number,

@@ -32,7 +32,8 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
     Example:
       bessemer evals import eval.json runs.json output_items.jsonl
     """
-    from bessemer.app.eval_importing import import_objects, read_objects
+    from bessemer.app.eval_exports import read_objects
+    from bessemer.app.eval_importing import import_objects
     from bessemer.app.platform import Platform
 
     with Platform.open() as platform:

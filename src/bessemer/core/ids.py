@@ -17,20 +17,30 @@ _lock = threading.Lock()
 _last = 0
 
 
-def new_id(prefix: str) -> str:
+def new_id(prefix: str, made_ms: int | None = None) -> str:
     """A new identifier such as `run_01jd3k5v8w2x4y6z8a0c2e4g6j`.
 
     A prefix that ends with `-` stays as it is: `file-01jd...`, for the kinds OpenAI spells so.
+
+    Args:
+        made_ms: when the object was made, if that is not now; then ids of the same millisecond have
+            no order.
 
     >>> new_id("run") < new_id("run")
     True
     """
     global _last
+    if made_ms is not None:
+        return _spelled(prefix, made_ms << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS))
     with _lock:
         fresh = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         # A clock that stands still or steps back must not break the order.
         _last = fresh if fresh > _last else _last + 1
         number = _last
+    return _spelled(prefix, number)
+
+
+def _spelled(prefix: str, number: int) -> str:
     return f"{prefix}{'' if prefix.endswith('-') else '_'}{_base32(number)}"
 
 
