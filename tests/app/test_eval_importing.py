@@ -17,9 +17,10 @@ from bessemer.app.eval_definitions import CustomData
 from bessemer.app.eval_importing import Imported, import_objects
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
+from bessemer.core.errors import InvalidInput
 from bessemer.gateway.eval_runs import OutputShape, RunShape
 from bessemer.text.criteria import Criterion, ScoreModel, StringCheck
-from tests.app.evals_world import ME
+from tests.app.evals_world import ME, rows, submit
 from tests.specification import check
 
 CALLED = {
@@ -194,6 +195,21 @@ def test_a_judge_that_reasoned_is_taken_with_a_note(platform: Platform) -> None:
     assert isinstance(criterion, ScoreModel) and criterion.sampling_params is not None
     assert criterion.sampling_params.max_completions_tokens == 100
     assert "reasoning effort 'high'" in found.notes[0]
+
+
+def test_python_that_lacks_a_package_is_taken_and_refused_only_when_it_is_to_be_run(
+    platform: Platform,
+) -> None:
+    source = "import rapidfuzz\ndef grade(sample, item): return 1.0"
+    criterion = {"type": "python", "name": "fuzzy", "source": source}
+    found = take(platform, {**EVAL, "testing_criteria": [criterion]})
+    definition = eval_definitions.get(platform, ME, found.evals[EVAL["id"]])
+    assert "'fuzzy.source' imports 'rapidfuzz', which is not installed" in found.notes[0]
+    with pytest.raises(InvalidInput, match="pip install rapidfuzz"):
+        submit(platform, definition, rows(1), model=None)
+    with pytest.raises(InvalidInput, match="rapidfuzz") as caught:
+        eval_definitions.add(platform, ME, definition.config, definition.criteria)
+    assert caught.value.param == "testing_criteria[0].source"
 
 
 def test_what_the_clients_own_dump_writes_is_taken_like_the_apis_words(platform: Platform) -> None:

@@ -105,3 +105,13 @@ def test_a_bad_grader_is_400_an_unknown_judge_404_and_a_poor_key_403(app: ASGIAp
     for path in (RUN, VALIDATE):
         body = {"grader": RIGHT} | ({"model_sample": "x"} if path == RUN else {})
         assert call(app, path, body, key=CHAT_KEY).status == 403
+
+
+def test_a_package_that_is_missing_is_named_when_the_grader_is_read(app: ASGIApp) -> None:
+    source = "from rapidfuzz import fuzz\ndef grade(sample, item): return 1.0"
+    python = {"type": "python", "name": "fuzzy", "source": source}
+    multi = {"type": "multi", "name": "m", "graders": {"a": python}, "calculate_output": "a"}
+    for grader, param in ((python, "grader.source"), (multi, "grader.graders.a.source")):
+        found = call(app, VALIDATE, {"grader": grader})
+        assert (found.status, found.error["param"]) == (400, param)
+        assert "imports 'rapidfuzz', which is not installed" in found.error["message"]

@@ -105,7 +105,7 @@ def grade(sample, item):
         ("def grade(sample, item): return 'good'", "which is no number"),
         ("def grade(sample, item): return float('nan')", "which is no score"),
         ("def score(sample, item): return 1", "no function grade"),
-        ("import numpy\ndef grade(sample, item): return 1", "No module named 'numpy'"),
+        ("import msgspec\ndef grade(sample, item): return 1", "No module named 'msgspec'"),
         ("import os\ndef grade(sample, item): os._exit(0)", "failed"),
         ("def grade(sample, item): return [0] * 10**10", "failed|memory"),
     ],

@@ -22,8 +22,9 @@ from bessemer.core.database import now_ms
 from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
+from bessemer.text import grader_modules
 from bessemer.text.criteria import Criterion as Criterion  # a face takes it from here
-from bessemer.text.criteria import checked
+from bessemer.text.criteria import PythonCheck, checked
 
 READ_SCOPE, WRITE_SCOPE = "evals:read", "evals:write"
 MAX_CRITERIA = 100
@@ -104,9 +105,36 @@ def add(
     *,
     name: str | None = None,
     metadata: Mapping[str, str] | None = None,
+) -> Eval:
+    """Keep an eval that can be run here.
+
+    Raises:
+        InvalidInput: a schema or a criterion that makes no sense, naming its field.
+    """
+    principal.require(WRITE_SCOPE)
+    kept = [checked(one, f"testing_criteria[{i}]") for i, one in enumerate(criteria)]
+    require_modules(kept)
+    return keep(platform, principal, config, kept, name=name, metadata=metadata)
+
+
+def require_modules(criteria: Sequence[Criterion]) -> None:
+    """Raises InvalidInput where the Python of one imports what is not there."""
+    for i, criterion in enumerate(criteria):
+        if isinstance(criterion, PythonCheck):
+            grader_modules.require_modules(criterion.source, f"testing_criteria[{i}].source")
+
+
+def keep(
+    platform: Platform,
+    principal: Principal,
+    config: DataConfig,
+    criteria: Sequence[Criterion],
+    *,
+    name: str | None = None,
+    metadata: Mapping[str, str] | None = None,
     created_ms: int | None = None,
 ) -> Eval:
-    """Keep an eval.
+    """Keep an eval, also one whose Python cannot be run here: `add`, and what was made elsewhere.
 
     Args:
         created_ms: when it was made, if that was elsewhere and before.

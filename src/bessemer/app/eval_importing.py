@@ -39,7 +39,15 @@ from bessemer.app.tables import eval_outputs, evals
 from bessemer.app.tables import eval_runs as runs_table
 from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
-from bessemer.text.criteria import Criterion, LabelModel, ScoreModel, TextSimilarity, checked
+from bessemer.text.criteria import (
+    Criterion,
+    LabelModel,
+    PythonCheck,
+    ScoreModel,
+    TextSimilarity,
+    checked,
+)
+from bessemer.text.grader_modules import require_modules
 
 ORIGIN = "openai_id"
 _ENDED: tuple[State, ...] = ("completed", "canceled", "failed")
@@ -114,7 +122,7 @@ def _take_eval(
         criteria = list(_criteria(old, sent.get("testing_criteria") or [], taken.notes))
         if not criteria:
             raise InvalidInput("none of its criteria can be judged here")
-        made = eval_definitions.add(
+        made = eval_definitions.keep(
             platform,
             principal,
             config,
@@ -169,6 +177,11 @@ def _criteria(old: str, sent: Sequence[Json], notes: list[str]) -> Iterator[Crit
                     f"{old}: {name!r} is judged by {criterion.model!r}, which has to be served here"
                     " by that name to run it again (bessemer targets)"
                 )
+            case PythonCheck():
+                try:
+                    require_modules(criterion.source, f"{name}.source")
+                except InvalidInput as fault:
+                    notes.append(f"{old}: it can be run once that is mended: {fault.message}")
             case TextSimilarity(evaluation_metric="cosine"):
                 notes.append(f"{old}: the vectors of {name!r} come from {SENTENCE_MODEL} here")
         yield criterion

@@ -72,6 +72,7 @@ def submit(
             if model not in served:
                 raise no_such_model(model)
     if any(isinstance(criterion, PythonCheck) for criterion in definition.criteria):
+        eval_definitions.require_modules(definition.criteria)
         require_sandbox()
     sampled = plan.model is not None
     source = eval_sources.chosen(platform, principal, definition, plan.source, sampled=sampled)

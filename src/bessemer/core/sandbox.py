@@ -3,10 +3,10 @@
     outcome = run_python("print(6 * 7)")
     outcome.status, outcome.stdout                                   # ("passed", "42\\n")
 
-What the program gets: this interpreter and its standard library to read, a few megabytes to write
-in `/work`, `/dev/null` and `/dev/urandom`. No network, no `/proc`, no other file of the host, no
-environment, no privileges and no way to regain them; no processes but its own, which all end with
-it. Who asks decides how it loses its privileges:
+What the program gets: this interpreter, its standard library and the packages that who asks names,
+to read; a few megabytes to write in `/work`; `/dev/null` and `/dev/urandom`. No network, no
+`/proc`, no other file of the host, no environment, no privileges and no way to regain them; no
+processes but its own, which all end with it. Who asks decides how it loses its privileges:
 
     a user   in a user namespace, and no further one inside it
     root     with an uid of its own from systemd's range for such users. A namespace would leave
@@ -29,14 +29,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
 
 from bessemer.core.errors import SandboxUnavailable
-from bessemer.core.sandbox_init import OUT_OF_MEMORY
+from bessemer.core.sandbox_init import OUT_OF_MEMORY, PACKAGES
 
 Status = Literal["passed", "failed", "timeout", "cpu", "memory", "output"]
 
@@ -91,8 +91,17 @@ class Outcome(NamedTuple):
     cpu_s: float
 
 
-def run_python(source: str, *, stdin: str = "", limits: Limits | None = None) -> Outcome:
+def run_python(
+    source: str,
+    *,
+    stdin: str = "",
+    limits: Limits | None = None,
+    packages: Sequence[Path] = (),
+) -> Outcome:
     """Run a program to its end, or to the first limit it meets. Threads may call this at once.
+
+    Args:
+        packages: files and folders of site-packages that it can import, each with all it needs.
 
     Raises:
         SandboxUnavailable: there is no bubblewrap here, or it cannot make a sandbox. The program
@@ -106,11 +115,11 @@ def run_python(source: str, *, stdin: str = "", limits: Limits | None = None) ->
         read_end, write_end = (stack.enter_context(os.fdopen(fd, mode, 0)) for fd, mode in ends)
         process = stack.enter_context(
             subprocess.Popen(
-                _command(program, write_end.fileno(), limits),
+                _command(program, write_end.fileno(), limits, packages),
                 stdin=entered,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={"LANG": "C.UTF-8", "HOME": "/work", "PYTHONHASHSEED": "0"},
+                env=_ENVIRONMENT | (_OF_PACKAGES if packages else {}),
                 pass_fds=(program, write_end.fileno()),
             )
         )
@@ -166,7 +175,7 @@ def _unavailable(reason: str) -> SandboxUnavailable:
     return SandboxUnavailable(reason, next_step=step)
 
 
-def _command(program: int, report: int, limits: Limits) -> list[str]:
+def _command(program: int, report: int, limits: Limits, packages: Sequence[Path]) -> list[str]:
     bwrap = shutil.which("bwrap")
     if sys.platform != "linux" or bwrap is None:
         raise _unavailable("bubblewrap is not installed, and nothing else may run generated code")
@@ -187,12 +196,14 @@ def _command(program: int, report: int, limits: Limits) -> list[str]:
     return [
         *(bwrap, "--die-with-parent", "--new-session", "--cap-drop", "ALL", *lose_privileges),
         *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
-        *("--unshare-cgroup-try", *_binds(shown)),
+        *("--unshare-cgroup-try", *_binds({path: path for path in shown})),
+        *_binds({path: Path(PACKAGES, path.name) for path in packages}),
         *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
         *("--perms", "0444", "--ro-bind-data", str(program), PROGRAM),
         *("--perms", "0777", "--size", str(limits.files_bytes), "--tmpfs", "/work"),
         *("--symlink", "/work", "/tmp", "--remount-ro", "/", "--chdir", "/work", "--"),
-        # Without site-packages: a result must not depend on what happens to be installed.
+        # Without site-packages: a result must not depend on what happens to be installed. What was
+        # asked for is found by the program's own start.
         *(*switch_user, str(python), "-s", "-P", "-S", "-B", "-c", _INIT, str(report), PROGRAM),
         *map(str, values),
     ]
@@ -208,17 +219,22 @@ _AS_USER: tuple[str, ...] = (
     "65534",
 )
 _AS_ROOT = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+_ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": "/work", "PYTHONHASHSEED": "0"}
+# OpenBLAS would start a thread for each core, and threads count as processes.
+_OF_PACKAGES = {"OPENBLAS_NUM_THREADS": "1"}
 _NUMBERS = itertools.count(random.SystemRandom().randrange(UIDS))
 
 
-def _binds(shown: list[Path]) -> Iterator[str]:
-    """Each path where it is outside. The folders above it are new, empty, and open to any uid."""
-    shown = [path for path in dict.fromkeys(shown) if path.exists()]
-    above = (parent for path in shown for parent in reversed(path.parents[:-1]))
+def _binds(shown: Mapping[Path, Path]) -> Iterator[str]:
+    """Each path of the host, and where it is inside. The folders above it there are new, empty, and
+    open to any uid.
+    """
+    shown = {path: inside for path, inside in shown.items() if path.exists()}
+    above = (parent for inside in shown.values() for parent in reversed(inside.parents[:-1]))
     for folder in (*dict.fromkeys(above), "/dev"):
         yield from ("--perms", "0755", "--dir", str(folder))
-    for path in shown:
-        yield from ("--ro-bind", str(path), str(path))
+    for path, inside in shown.items():
+        yield from ("--ro-bind", str(path), str(inside))
 
 
 def _status(code: int, cpu_s: float, limits: Limits) -> Status:

@@ -12,6 +12,7 @@ import sys
 
 OUT_OF_MEMORY = 99  # exit code after a MemoryError that nothing caught
 DESCRIPTORS = 32
+PACKAGES = "/packages"  # what may be imported beside the standard library, if anything
 NAMES = ("RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NPROC")
 
 
@@ -46,6 +47,8 @@ def _run(program: str) -> None:
     module = sys.modules["__main__"] = type(sys)("__main__")
     module.__file__ = program
     sys.argv[:] = [program]
+    if os.path.isdir(PACKAGES):  # noqa: PTH112 - as below
+        sys.path.append(PACKAGES)
     with open(program, "rb") as file:  # noqa: PTH123 - pathlib takes milliseconds to import
         source = file.read()
     try:

@@ -12,6 +12,7 @@ __all__ = [
     "criterion_checks",
     "detokenizer",
     "formula",
+    "grader_modules",
     "grader_objects",
     "graders",
     "infilling",

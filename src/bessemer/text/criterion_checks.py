@@ -3,7 +3,8 @@
     spaces = {"item": {"capital": "Paris"}, "sample": sample_of("It is Paris.")}
     grade(criterion, spaces)               # Grade(1.0, True)
 
-Python is run in the sandbox (`core.sandbox`) with the standard library and nothing else.
+Python is run in the sandbox (`core.sandbox`) with the standard library and those packages that it
+imports of the ones that graders have (`grader_modules`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bessemer.core.errors import DataError
 from bessemer.core.protocols import Message
 from bessemer.core.sandbox import Limits, Outcome, run_python
 from bessemer.text.criteria import PythonCheck, StringCheck, TextSimilarity
+from bessemer.text.grader_modules import packages_of
 from bessemer.text.placeholders import Placeholders
 from bessemer.text.similarity import similarity
 
@@ -121,7 +123,8 @@ def _run(criterion: PythonCheck, spaces: Spaces) -> float:
     sample, item = spaces.get("sample", {}), spaces["item"]
     # As Python, not as JSON, whose import would take longer than most graders.
     given = repr((criterion.source, sample, item, word))
-    outcome = run_python(_GRADER, stdin=given, limits=PYTHON_LIMITS)
+    packages = packages_of(criterion.source)
+    outcome = run_python(_GRADER, stdin=given, limits=PYTHON_LIMITS, packages=packages)
     said = [line for line in outcome.stdout.splitlines() if line.startswith(word)]
     if outcome.status != "passed" or not said:
         raise DataError(f"the grader {criterion.name!r} {_ending(outcome)}")

@@ -28,6 +28,7 @@ from bessemer.text.criteria import (
 )
 from bessemer.text.criterion_checks import Spaces, grade
 from bessemer.text.formula import Formula
+from bessemer.text.grader_modules import require_modules
 
 MOST_GRADERS = 20
 _KINDS = ("string_check", "text_similarity", "python", "score_model", "label_model", "multi")
@@ -169,7 +170,10 @@ def _read_part(spelled: Mapping[str, Any], place: str) -> Criterion:
     if spelled.get("type") == "multi":
         raise InvalidInput("a multi grader holds no other multi", param=f"{place}.type")
     part: Criterion = _convert({**spelled, **threshold}, Criterion, place)
-    return checked(part, place)
+    part = checked(part, place)
+    if isinstance(part, PythonCheck):
+        require_modules(part.source, f"{place}.source")
+    return part
 
 
 def _convert(value: Any, kind: Any, place: str) -> Any:
