@@ -12,6 +12,8 @@ from tests.app.test_eval_importing import EVAL, RUN, output
 from tests.cli.calling import say
 from tests.fakes import FakeResponder, FakeServing
 
+OLD = [output(n, n > 0) for n in range(2)]
+
 
 def do(run_id: str, says: str) -> None:
     """What a server does."""
@@ -55,6 +57,44 @@ def test_an_export_is_imported_run_again_and_compared(tmp_path: Path) -> None:
         "Cannot tell whether mine differs from mini in all criteria: 3 items are too few"
     )
     assert "1 items came out differently" in compared.err
+
+
+def test_a_run_over_a_file_that_stayed_at_openai_is_done_again_by_its_results(
+    tmp_path: Path,
+) -> None:
+    exported = tmp_path / "export.jsonl"
+    said = [{"role": "assistant", "content": "b"}]
+    results = [{**one, "sample": {**one["sample"], "output": said}} for one in (OLD[1], OLD[0])]
+    asked = {**RUN["data_source"], "source": {"type": "file_id", "id": "file-abc"}}
+    asked["sampling_params"] = {"reasoning_effort": "low", "max_completions_tokens": 5}
+    over_file = {**RUN, "data_source": asked}
+    logs = {"type": "stored_completions", "model": None}
+    source = {"type": "completions", "source": logs}
+    over_logs = {**RUN, "id": "evalrun_logs", "data_source": source}
+    of_logs = [{**one, "id": f"x{n}", "run_id": "evalrun_logs"} for n, one in enumerate(results)]
+    objects = [EVAL, over_file, over_logs, *results, *of_logs]
+    exported.write_text("\n".join(map(json.dumps, objects)))
+    taken = say("evals", "import", str(exported), "--json").json
+    (eval_id,), runs = taken["evals"].values(), taken["runs"]
+
+    again = say("evals", "run", eval_id, "--like", runs[RUN["id"]], "--model", "m", "--json")
+    assert "2 of 3 items" in again.err and "without its reasoning effort 'low'" in again.err
+    do(again.json["id"], "b")
+    done = say("evals", "show", eval_id, again.json["id"], "--json").json
+    assert (done["state"], done["report"]["total"]) == ("completed", 2)
+    assert done["report"]["pass_rate"]["passed"] == 2
+
+    judged = say("evals", "run", eval_id, "--like", runs["evalrun_logs"], "--json")
+    do(judged.json["id"], "never asked")
+    done = say("evals", "show", eval_id, judged.json["id"], "--json").json
+    assert (done["state"], done["model"]) == ("completed", "")
+    assert done["report"]["pass_rate"]["passed"] == 2
+
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps({**over_file, "id": "evalrun_bare"}))
+    bare_id = say("evals", "import", str(bare), "--json").json["runs"]["evalrun_bare"]
+    refused = say("evals", "run", eval_id, "--like", bare_id, "--model", "m")
+    assert refused.status == 1 and "its source stayed at OpenAI" in refused.err
 
 
 def test_an_option_without_its_partner_is_refused(tmp_path: Path) -> None:

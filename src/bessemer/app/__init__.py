@@ -29,6 +29,7 @@ __all__ = [
     "engine_runtime",
     "engines",
     "epitaph",
+    "eval_again",
     "eval_answers",
     "eval_definitions",
     "eval_exports",

@@ -230,6 +230,7 @@ def _source_like(platform: Any, eval_id: str, run_id: str, model: str | None) ->
     import msgspec
 
     from bessemer.app import eval_runs
+    from bessemer.app.eval_sources import FileContent
     from bessemer.core.errors import InvalidInput
     from bessemer.gateway.eval_sampling import DataSource, Jsonl
 
@@ -241,11 +242,37 @@ def _source_like(platform: Any, eval_id: str, run_id: str, model: str | None) ->
             f"the data source of {run_id} cannot be used again: {fault}",
             next_step="bessemer evals run EVAL ITEMS --model MODEL --prompt TEXT",
         ) from None
-    if model is None:
-        return sent
-    if isinstance(sent, Jsonl):
-        raise click.UsageError(f"{run_id} judged samples that were there; it asks no --model")
-    return msgspec.structs.replace(sent, model=model)
+    if model is not None:
+        if isinstance(sent, Jsonl):
+            raise click.UsageError(f"{run_id} judged samples that were there; it asks no --model")
+        sent = msgspec.structs.replace(sent, model=model)
+    if earlier.plan is None and not isinstance(sent.source, FileContent):
+        sent = _with_items_of_results(platform, earlier, sent)
+    how = None if isinstance(sent, Jsonl) else sent.sampling_params
+    if how is not None and how.reasoning_effort not in (None, "none"):
+        click.echo(f"without its reasoning effort {how.reasoning_effort!r}", err=True)
+        how = msgspec.structs.replace(how, reasoning_effort=None)
+        sent = msgspec.structs.replace(sent, sampling_params=how)
+    return sent
+
+
+def _with_items_of_results(platform: Any, earlier: Any, sent: Any) -> Any:
+    """The data source of an imported run, whose file or log is not here, with a file that is."""
+    import msgspec
+
+    from bessemer.app.eval_again import items_of
+    from bessemer.app.eval_sources import FileId
+    from bessemer.gateway.eval_sampling import ItemReference, Jsonl
+
+    asks = not isinstance(sent, Jsonl) and sent.model is not None
+    principal = platform.local_principal()
+    file, count = items_of(platform, principal, earlier, with_samples=not asks)
+    click.echo(f"{count} of {earlier.total} items, as the results of {earlier.id} tell", err=True)
+    if not asks:
+        return Jsonl(FileId(file.id))
+    # What was stored is asked by its own messages.
+    asked = sent.input_messages or ItemReference("item.input")
+    return msgspec.structs.replace(sent, source=FileId(file.id), input_messages=asked)
 
 
 def _follow(platform: Any, made: Any) -> Any:
