@@ -16,6 +16,7 @@ from bessemer.core.errors import ContextLengthExceeded
 from bessemer.core.home import Home
 from tests.fakes import FakeResponder
 from tests.gateway.evals_house import (
+    CAPITALS,
     CONFIG,
     EQUAL,
     KEYS,
@@ -349,6 +350,8 @@ def test_the_model_behind_a_metric_can_be_pulled_by_what_its_absence_says(served
         (sampled("paris", []), 400, "no item"),
         (sampled("paris", sampling_params={"reasoning_effort": "high"}), 400, "reasoning_effort"),
         (sampled("paris", sampling_params={"color": 1}), 400, "color"),
+        (sampled("paris", sampling_params={"tools": [{"type": "web_search"}]}), 400,
+         "data_source.sampling_params.tools[0].type"),
         ({**sampled("paris"), "source": {"type": "file_id", "id": "file-1"}}, 404, "file-1"),
         (given("Paris") | {"model": "paris"}, 400, "model"),
     ],
@@ -419,3 +422,22 @@ def test_unknown_queries_are_refused(served: House) -> None:
     for query in ({"color": "red"}, {"order_by": "name"}, {"after": "eval_1"}):
         found = refused(lambda query=query: client.evals.list(extra_query=query))
         assert found["param"] == next(iter(query))
+
+
+def test_messages_as_the_client_dumps_them_are_taken(served: House) -> None:
+    """Of the specification's fields, those that no prompt shows."""
+    client = served.client()
+    part = {"type": "input_text", "text": "{{item.country}}?", "prompt_cache_breakpoint": None}
+    said: Any = [
+        {"role": "user", "content": part, "type": "message"},
+        {"role": "assistant", "content": "Hm.", "phase": "commentary"},
+        {"role": "user", "content": [part], "phase": None},
+    ]
+    judge = {"type": "label_model", "name": "j", "model": "judge", "input": said[:1],
+             "labels": ["0.75", "1"], "passing_labels": ["0.75"]}  # fmt: skip
+    made = client.evals.create(data_source_config=CONFIG, testing_criteria=[judge])  # type: ignore[list-item]
+    source: Any = sampled("paris", input_messages={"type": "template", "template": said})
+    run = ended(client, client.evals.runs.create(made.id, data_source=source))
+    assert run.result_counts.passed == len(CAPITALS)
+    first = next(iter(client.evals.runs.output_items.list(run.id, eval_id=made.id)))
+    assert [one.content for one in first.sample.input] == ["France?", "Hm.", "France?"]

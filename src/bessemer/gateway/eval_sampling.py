@@ -144,6 +144,7 @@ def _sampling(sent: ChatSampling | ResponsesSampling | None) -> SampleWith:
     )
 
 
+_TOOLS = f"{PLACE}.sampling_params.tools"
 _format = msgspec.json.Decoder(ResponseFormat)
 
 
@@ -163,7 +164,7 @@ def _constraint(sent: ChatSampling | ResponsesSampling) -> Constraint | None:
 
 def _tools(sent: ChatSampling | ResponsesSampling) -> list[Message]:
     if isinstance(sent, ChatSampling):
-        return checked_tools(sent.tools)
+        return checked_tools(sent.tools, _TOOLS)
     # And a function's fields beside its type.
     return checked_tools(
         [
@@ -171,7 +172,8 @@ def _tools(sent: ChatSampling | ResponsesSampling) -> list[Message]:
             if tool.get("type") == "function"
             else tool
             for tool in sent.tools or ()
-        ]
+        ],
+        _TOOLS,
     )
 
 

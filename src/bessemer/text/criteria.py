@@ -38,6 +38,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     image_url: Any = UNSET
     detail: Any = UNSET
     input_audio: Any = UNSET
+    prompt_cache_breakpoint: Any = UNSET  # no prompt shows it
 
 
 class EvalMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,6 +47,8 @@ class EvalMessage(msgspec.Struct, forbid_unknown_fields=True):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | Part | list[str | Part]
     type: Literal["message"] = "message"
+    # What an assistant's message was for, which no prompt shows either.
+    phase: Literal["commentary", "final_answer"] | UnsetType | None = UNSET
 
     def normal(self, place: str) -> EvalMessage:
         """The same with its text in one part, as OpenAI answers it.
