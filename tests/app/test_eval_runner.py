@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -119,7 +120,11 @@ async def test_judges_choose_labels_and_give_scores_under_constraints(platform: 
     score = {"type": "score_model", "name": "mark", "range": [0, 10], "pass_threshold": 7, **JUDGE,
              "model": "marker", "sampling_params": {"temperature": 0.5, "seed": 1}}  # fmt: skip
     serving = FakeServing(
-        {"m": FakeResponder(["Hi"]), "judge": FakeResponder(["kind"]), "marker": FakeResponder("7")}
+        {
+            "m": FakeResponder(["Hi"]),
+            "judge": FakeResponder(['{"label": ', '"kind"}']),
+            "marker": FakeResponder(['{"score": 7}']),
+        }
     )
     run = submit(platform, define(platform, label, score), rows(1))
     found = await finish_all(platform, serving, run.id)
@@ -129,7 +134,11 @@ async def test_judges_choose_labels_and_give_scores_under_constraints(platform: 
     marker = await serving.responder(ME, "marker")
     (asked,), (marked,) = judge.requests, marker.requests
     assert asked.messages == [{"role": "user", "content": "Hi?"}]
-    assert asked.constraint is not None and asked.constraint.text == '["kind","rude"]'
+    assert asked.constraint is not None and asked.constraint.kind == "json_schema"
+    schema = json.loads(asked.constraint.text)
+    # What OpenAI's strict schemas have to be.
+    assert (schema["type"], schema["required"]) == ("object", ["label"])
+    assert schema["properties"]["label"]["enum"] == ["kind", "rude"]
     assert (asked.sampling.temperature, asked.sampling.seed) == (0, 42)
     assert marked.constraint is not None and '"maximum":10' in marked.constraint.text
     assert (marked.sampling.temperature, marked.sampling.seed) == (0.5, 1)
@@ -137,7 +146,14 @@ async def test_judges_choose_labels_and_give_scores_under_constraints(platform: 
 
 
 @pytest.mark.parametrize(
-    ("says", "told"), [("11", "outside of 0 to 1"), ("good", "no number"), ("", "no number")]
+    ("says", "told"),
+    [
+        ("11", "outside of 0 to 1"),
+        ('{"score": 11}', "outside of 0 to 1"),
+        ("good", "no number"),
+        ('{"score": ', "no number"),
+        ("", "no number"),
+    ],
 )
 async def test_a_judge_that_cannot_be_read_is_an_error_not_a_zero(
     platform: Platform, says: str, told: str

@@ -1,14 +1,16 @@
 """How a model judges: what it is asked, and what its words are worth. Graders and evals share it.
 
-A judge is held to an answer that can be read: one of the labels, or a number of the range. How
-alike two texts are is judged by the vectors of an embedding model.
+A judge is held to an answer that can be read: an object with one of the labels, or with a number of
+the range. An object, since OpenAI's own models are held to nothing else, and may be asked by way of
+a target. How alike two texts are is judged by the vectors of an embedding model.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +26,10 @@ from bessemer.text.criteria import JudgeSampling, LabelModel, ScoreModel, TextSi
 from bessemer.text.criterion_checks import Spaces, compared
 
 # A judge's answer is a short one; digits after these no longer matter.
-SCORE_TOKENS, LABEL_TOKENS = 32, 256
+SCORE_TOKENS, LABEL_TOKENS = 48, 256
+
+# Also one that was cut among its digits.
+_SCORE = re.compile(r'\{\s*"score"\s*:\s*([-+.\deE]+)\s*\}?')
 
 
 class Likeness(NamedTuple):
@@ -41,13 +46,12 @@ def judging(
     """What the judge is asked: greedy and with a seed, unless the criterion says otherwise."""
     how = criterion.sampling_params or JudgeSampling()
     if isinstance(criterion, LabelModel):
-        labels = msgspec.json.encode(criterion.labels).decode()
-        constraint, most = Constraint("choice", labels), LABEL_TOKENS
+        field: dict[str, Any] = {"type": "string", "enum": criterion.labels}
+        constraint, most = _object_with("label", field), LABEL_TOKENS
     else:
         low, high = criterion.bounds
-        schema = {"type": "number", "minimum": low, "maximum": high}
-        text = msgspec.json.encode(schema).decode()
-        constraint, most = Constraint("json_schema", text), SCORE_TOKENS
+        field = {"type": "number", "minimum": low, "maximum": high}
+        constraint, most = _object_with("score", field), SCORE_TOKENS
     return ChatRequest(
         request_id=request_id,
         messages=messages,
@@ -63,7 +67,7 @@ def judging(
 
 def label_said(criterion: LabelModel, text: str) -> str:
     """Raises DataError: the judge said none of the labels."""
-    label = text.strip()
+    label = _label(text)
     if label not in criterion.labels:
         raise DataError(f"the judge said {label[:100]!r}, which is none of the labels")
     return label
@@ -72,13 +76,36 @@ def label_said(criterion: LabelModel, text: str) -> str:
 def score_said(criterion: ScoreModel, text: str) -> float:
     """Raises DataError: the judge gave no number of the range."""
     low, high = criterion.bounds
+    found = _SCORE.fullmatch(text.strip())
     try:
-        score = float(text)
+        score = float(found[1] if found else text)
     except ValueError:
         raise DataError(f"the judge said {text[:100]!r}, which is no number") from None
     if not low <= score <= high:
         raise DataError(f"the judge gave {score:g}, outside of {low:g} to {high:g}")
     return score
+
+
+def _object_with(name: str, field: dict[str, Any]) -> Constraint:
+    schema = {
+        "type": "object",
+        "properties": {name: field},
+        "required": [name],
+        "additionalProperties": False,
+    }
+    return Constraint("json_schema", msgspec.json.encode(schema).decode())
+
+
+class _Labeled(msgspec.Struct):
+    label: str
+
+
+def _label(text: str) -> str:
+    """Out of its object, or as it stands, for judges that are held to nothing."""
+    try:
+        return msgspec.json.decode(text, type=_Labeled).label
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text.strip()
 
 
 async def likeness(
