@@ -37,6 +37,9 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+PARTNER = "partner"  # owns what a target answers by
+
+
 class ServedModel(NamedTuple):
     """One name that can be asked.
 

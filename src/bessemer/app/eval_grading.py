@@ -10,7 +10,7 @@ model, no right, no budget) ends the run: it is raised.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ class Judge:
         serving: what answers, judges and embeds; in the name of the run's own principal.
         graders: threads for criteria that need no model, which may take their time.
         meter: who counts and charges what models are asked.
+        partners: which of the models are asked elsewhere.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class Judge:
         definition: Eval,
         graders: Executor | None = None,
         meter: Meter | None = None,
+        partners: Collection[str] = (),
     ) -> None:
         assert run.plan is not None, f"{run.id} was imported, there is nothing to do"
         self._serving, self._principal = serving, run.principal
-        self._meter = meter
+        self._meter, self._partners = meter, partners
         self._plan, self._definition, self._graders = run.plan, definition, graders
 
     async def judge(self, line: Line) -> NewOutput:
@@ -159,7 +161,7 @@ class Judge:
         self, criterion: ModelCriterion, spaces: Mapping[str, Any], models: dict[str, ModelTally]
     ) -> Grade:
         messages = filled(criterion.input, spaces)
-        request = judging(criterion, messages)
+        request = judging(criterion, messages, partners=self._partners)
         answer = await self._ask(criterion.model, request, models)
         note = _note(messages, answer, criterion.model)
         if isinstance(criterion, LabelModel):

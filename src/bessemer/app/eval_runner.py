@@ -18,6 +18,7 @@ from bessemer.app.chat import Serving
 from bessemer.app.eval_grading import Judge
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
 from bessemer.app.eval_sources import Line
+from bessemer.app.judging import partners_of
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.core.errors import BessemerError, DatabaseUnavailable
@@ -121,7 +122,8 @@ class EvalRunner:
         definition = await asyncio.to_thread(
             eval_definitions.get, self._platform, run.principal, run.eval_id
         )
-        judge = Judge(self._serving, run, definition, self._graders, self._meter)
+        partners = await asyncio.to_thread(partners_of, self._serving, run.principal)
+        judge = Judge(self._serving, run, definition, self._graders, self._meter, partners)
         lines = eval_sources.read(self._platform, run.principal, run.plan.source)
         turns = _Turns(line for line in lines if line.number not in done)
         try:

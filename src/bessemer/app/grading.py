@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bessemer.app.chat import Serving, respond
-from bessemer.app.judging import judging, label_said, likeness, score_said
+from bessemer.app.judging import judging, label_said, likeness, partners_of, score_said
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError, DataError
 from bessemer.core.ids import new_id
@@ -161,7 +161,10 @@ class _Run:
             self._errors.other_error = True
 
     async def _asked(self, part: ScoreModel | LabelModel, spaces: Spaces) -> float:
-        request = judging(part, filled(part.input, spaces), new_id("grader"))
+        assert self._serving is not None, "a grader that asks models needs somebody to ask"
+        partners = await asyncio.to_thread(partners_of, self._serving, self._principal)
+        messages = filled(part.input, spaces)
+        request = judging(part, messages, new_id("grader"), partners=partners)
         return _read(part, await self._ask(part.model, request))
 
     async def _ask(self, model: str, request: ChatRequest) -> str:

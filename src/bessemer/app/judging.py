@@ -1,21 +1,22 @@
 """How a model judges: what it is asked, and what its words are worth. Graders and evals share it.
 
-A judge is held to an answer that can be read: an object with one of the labels, or with a number of
-the range. An object, since OpenAI's own models are held to nothing else, and may be asked by way of
-a target. How alike two texts are is judged by the vectors of an embedding model.
+A judge is held to an answer that can be read: one of the labels, or a number of the range. A
+partner's judge gives an object with it, since OpenAI's own models are held to nothing else. How
+alike two texts are is judged by the vectors of an embedding model.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bessemer.app.catalog import SENTENCE_MODEL
-from bessemer.app.chat import Serving
+from bessemer.app.chat import MODELS_SCOPE, PARTNER, Serving
 from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.eval_plans import SEED
 from bessemer.app.metering import Meter
@@ -25,8 +26,9 @@ from bessemer.core.protocols import ChatRequest, Constraint, Message, Sampling
 from bessemer.text.criteria import JudgeSampling, LabelModel, ScoreModel, TextSimilarity
 from bessemer.text.criterion_checks import Spaces, compared
 
-# A judge's answer is a short one; digits after these no longer matter.
-SCORE_TOKENS, LABEL_TOKENS = 48, 256
+# A judge's answer is a short one; digits after these no longer matter. A label has at most as many
+# tokens as bytes.
+SCORE_TOKENS, OBJECT_TOKENS = 32, 40
 
 # Also one that was cut among its digits.
 _SCORE = re.compile(r'\{\s*"score"\s*:\s*([-+.\deE]+)\s*\}?')
@@ -40,18 +42,34 @@ class Likeness(NamedTuple):
     prompt_tokens: int
 
 
+def partners_of(serving: Serving, principal: Principal) -> frozenset[str]:
+    """Names of models that are asked elsewhere. Not for an event loop."""
+    # Whoever may chat learns where a model is by asking it; so it may be looked up.
+    looking = replace(principal, scopes=principal.scopes | {MODELS_SCOPE})
+    return frozenset(one.id for one in serving.models(looking) if one.owned_by == PARTNER)
+
+
 def judging(
-    criterion: ScoreModel | LabelModel, messages: Sequence[Message], request_id: str = ""
+    criterion: ScoreModel | LabelModel,
+    messages: Sequence[Message],
+    request_id: str = "",
+    *,
+    partners: Collection[str] = (),
 ) -> ChatRequest:
     """What the judge is asked: greedy and with a seed, unless the criterion says otherwise."""
     how = criterion.sampling_params or JudgeSampling()
     if isinstance(criterion, LabelModel):
         field: dict[str, Any] = {"type": "string", "enum": criterion.labels}
-        constraint, most = _object_with("label", field), LABEL_TOKENS
+        constraint = Constraint("choice", msgspec.json.encode(criterion.labels).decode())
+        most = max(len(msgspec.json.encode(label)) for label in criterion.labels)
     else:
         low, high = criterion.bounds
         field = {"type": "number", "minimum": low, "maximum": high}
-        constraint, most = _object_with("score", field), SCORE_TOKENS
+        constraint = Constraint("json_schema", msgspec.json.encode(field).decode())
+        most = SCORE_TOKENS
+    if criterion.model in partners:
+        constraint = _object_with("label" if isinstance(criterion, LabelModel) else "score", field)
+        most += OBJECT_TOKENS
     return ChatRequest(
         request_id=request_id,
         messages=messages,

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bessemer.app.chat import (
+    PARTNER,
     EngineFigures,
     ModelHealth,
     ModelNotFound,
@@ -89,7 +90,7 @@ class TargetServing:
         taken = {model.id for model in own}
         created = (self._stamp or 0) // 1_000_000_000
         partners = [
-            ServedModel(name, created, "partner", "failed" if name in self._down else "ready")
+            ServedModel(name, created, PARTNER, "failed" if name in self._down else "ready")
             for name in self._visible(principal)
             if name not in taken
         ]
