@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from bessemer.app.chat import Serving, respond
 from bessemer.app.metering import Meter
 from bessemer.app.streams import closing
-from bessemer.core.errors import Busy, EngineUnavailable, ModelTooLarge
+from bessemer.core.errors import Busy, EngineUnavailable, ModelTooLarge, RateLimited
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import ChatRequest, Delta, Message, ToolCallDelta, Usage
@@ -19,6 +19,8 @@ from bessemer.core.protocols import ChatRequest, Delta, Message, ToolCallDelta, 
 TRIES_WHEN_BUSY = 20
 # An engine is started again, or a model loaded, within seconds.
 WAITS_WHEN_AWAY_S = (1.0, 5.0, 15.0)
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -43,17 +45,36 @@ async def ask(
     request: ChatRequest,
     meter: Meter | None = None,
 ) -> Answer:
-    """Ask, and wait while the engine is full or comes back; the request gets an id of its own.
+    """Ask `patiently`; the request gets an id of its own, and each time another one.
 
     Raises:
-        BessemerError: as `chat.respond`; Busy and EngineUnavailable after some patience.
+        BessemerError: as `chat.respond`, and as `patiently`.
+    """
+
+    async def once() -> Answer:
+        fresh = msgspec.structs.replace(request, request_id=f"{new_id('req')}-0")
+        return await _ask_once(serving, principal, model, fresh, meter)
+
+    return await patiently(once)
+
+
+async def patiently(once: Callable[[], Awaitable[T]]) -> T:
+    """Do it, again while the engine is full or comes back, and for as long as a rate limit says.
+
+    Raises:
+        Busy, EngineUnavailable: after some patience.
+        RateLimited: it never fits the limit.
     """
     away = iter(WAITS_WHEN_AWAY_S)
     full = iter(range(TRIES_WHEN_BUSY))
     while True:
-        fresh = msgspec.structs.replace(request, request_id=f"{new_id('req')}-0")
         try:
-            return await _ask_once(serving, principal, model, fresh, meter)
+            return await once()
+        except RateLimited as fault:
+            if fault.facts.get("never"):
+                raise
+            # A limit is there to slow a run down, however many of its items wait for a turn.
+            wait_s = fault.retry_after_s
         except Busy as fault:
             if next(full, None) is None:
                 raise

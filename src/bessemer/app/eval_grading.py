@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bessemer.app.chat import ModelNotFound, Serving
-from bessemer.app.eval_answers import Answer, ask
+from bessemer.app.eval_answers import Answer, ask, patiently
 from bessemer.app.eval_definitions import Eval
 from bessemer.app.eval_plans import SampleWith
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
@@ -174,7 +174,9 @@ class Judge:
     async def _cosine(
         self, criterion: TextSimilarity, spaces: Mapping[str, Any], models: dict[str, ModelTally]
     ) -> Grade:
-        found = await likeness(self._serving, self._principal, criterion, spaces, self._meter)
+        found = await patiently(
+            lambda: likeness(self._serving, self._principal, criterion, spaces, self._meter)
+        )
         if found.model is not None:
             _count(models, found.model, ModelTally(1, found.prompt_tokens))
         return Grade(found.score, found.score >= criterion.pass_threshold)
