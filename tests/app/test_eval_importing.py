@@ -184,6 +184,16 @@ def test_dates_are_kept_and_lists_follow_them(platform: Platform) -> None:
     assert (run.created_ms, first.created_ms) == (1743092069_000, 1743092076_000)
 
 
+def test_a_schema_that_cannot_be_held_to_does_not_keep_results_away(platform: Platform) -> None:
+    item = {"type": "object", "patternProperties": {"^a": {"type": "string"}}}
+    config = {"type": "custom", "schema": {"properties": {"item": item, "sample": {}}}}
+    found = take(platform, {**EVAL, "data_source_config": config}, RUN, output(0, True))
+    definition = eval_definitions.get(platform, ME, found.evals[EVAL["id"]])
+    assert definition.config == CustomData({}, include_sample_schema=True)
+    assert found.outputs == 1
+    assert "items are taken as they come, for the schema of the items cannot be" in found.notes[0]
+
+
 def test_a_judge_that_reasoned_is_taken_with_a_note(platform: Platform) -> None:
     judge = {
         "type": "score_model", "name": "deep", "model": "o3", "range": [1, 7],

@@ -33,6 +33,7 @@ from bessemer.app.eval_definitions import (
 from bessemer.app.eval_exports import KINDS, Json, said
 from bessemer.app.eval_imported_results import made_ms, output_of, tally_of, usage_of
 from bessemer.app.eval_runs import Fault, State
+from bessemer.app.eval_schema import ItemSchema
 from bessemer.app.eval_tally import Tally
 from bessemer.app.platform import Platform
 from bessemer.app.tables import eval_outputs, evals
@@ -118,7 +119,7 @@ def _take_eval(
         taken.notes.append(f"{old} is here already, as {known.evals[old]}")
         return
     try:
-        config = _config(sent.get("data_source_config") or {})
+        config = _usable(_config(sent.get("data_source_config") or {}), old, taken.notes)
         criteria = list(_criteria(old, sent.get("testing_criteria") or [], taken.notes))
         if not criteria:
             raise InvalidInput("none of its criteria can be judged here")
@@ -152,6 +153,18 @@ def _config(sent: Json) -> DataConfig:
     return CustomData(
         item_schema=properties.get("item") or {}, include_sample_schema="sample" in properties
     )
+
+
+def _usable(config: DataConfig, old: str, notes: list[str]) -> DataConfig:
+    """With a schema that asks for nothing, where its own asks for what cannot be held to here."""
+    if not isinstance(config, CustomData):
+        return config
+    try:
+        ItemSchema(config.item_schema)
+    except InvalidInput as fault:
+        notes.append(f"{old}: items are taken as they come, for {fault.message}")
+        return msgspec.structs.replace(config, item_schema={})
+    return config
 
 
 def _criteria(old: str, sent: Sequence[Json], notes: list[str]) -> Iterator[Criterion]:
