@@ -194,6 +194,22 @@ def test_a_schema_that_cannot_be_held_to_does_not_keep_results_away(platform: Pl
     assert "items are taken as they come, for the schema of the items cannot be" in found.notes[0]
 
 
+def test_a_criterion_that_could_say_nothing_did_not_fail(platform: Platform) -> None:
+    error = {"code": "server_error", "message": "no answer"}
+    one = output(0, True)
+    one["status"] = "error"
+    one["results"][1] |= {"passed": False, "score": 0.0, "sample": {"error": error}}
+    other = output(1, True)
+    other["status"] = "error"
+    other["results"][1] |= {"passed": False, "score": 0.0, "error": error}
+    found = take(platform, EVAL, RUN, one, other, output(2, True))
+    run = eval_runs.get(platform, ME, found.evals[EVAL["id"]], found.runs[RUN["id"]])
+    judge = run.tally.criteria["Judge"]
+    assert (judge.passed, judge.failed, judge.errored, run.tally.errored) == (1, 0, 2, 2)
+    outputs, _ = eval_runs.list_outputs(platform, ME, run.eval_id, run.id, PageRequest(10, "asc"))
+    assert outputs[0].verdicts == {"String check": True}
+
+
 def test_a_judge_that_reasoned_is_taken_with_a_note(platform: Platform) -> None:
     judge = {
         "type": "score_model", "name": "deep", "model": "o3", "range": [1, 7],

@@ -68,13 +68,17 @@ def output_of(sent: Json, labels: Sequence[str], to_labels: ToLabels) -> NewOutp
     judged = {
         name: one
         for name, one in zip(names, told, strict=True)
-        if name in labels and isinstance(one.get("passed"), bool)
+        if name in labels and isinstance(one.get("passed"), bool) and not _has_error(one)
     }
+    unsaid = [name for name, one in zip(names, told, strict=True) if _has_error(one)]
     part = Tally(
         passed=int(state == "pass"),
         failed=int(state == "fail"),
         errored=int(state == "error"),
-        criteria={name: _part(one) for name, one in judged.items()},
+        criteria={
+            **{name: CriterionTally(errored=1) for name in unsaid if name in labels},
+            **{name: _part(one) for name, one in judged.items()},
+        },
     )
     sample = _sample(sent.get("sample") or {})
     body = {"datasource_item": item, "results": results, "sample": sample}
@@ -90,6 +94,12 @@ def _sample(sent: Json) -> dict[str, Any]:
     for side in ("input", "output"):
         found[side] = [{"content": "", **one} for one in found[side] if isinstance(one, dict)]
     return found
+
+
+def _has_error(result: Json) -> bool:
+    """Whether its criterion could say nothing; a judge's error is in what the judge said."""
+    sample = result.get("sample")
+    return bool(result.get("error") or (isinstance(sample, dict) and sample.get("error")))
 
 
 def _blank(result: Json) -> dict[str, Any]:
