@@ -200,7 +200,7 @@ def _where(wanted: Filter) -> sa.ColumnElement[bool]:
         ids = wanted.actor_ids
         found &= audit.c.owner_id.in_(ids) | audit.c.key_id.in_(ids)
     if wanted.emails:
-        found &= audit.c.email.in_(wanted.emails)
+        found &= audit.c.email.in_([email.lower() for email in wanted.emails])
     if wanted.targets:
         found &= audit.c.target.in_(wanted.targets)
     # The API speaks of whole seconds, and an event is in the one that it happened in.

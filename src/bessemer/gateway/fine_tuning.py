@@ -228,7 +228,7 @@ def routes(platform: Platform) -> list[Route]:
 
 def _metadata(query: Query) -> dict[str, str] | None:
     """Pairs to filter by; `metadata=null` asks for jobs that have none."""
-    if query.text("metadata") == "null":
+    if query.is_null("metadata"):
         return {}
     return dict(query.mapping("metadata")) or None
 

@@ -14,8 +14,8 @@ _MOST_FIELDS = 200
 
 
 class Query:
-    """Values by name. `a[]=x&a[]=y`, `a=x&a=y` and `a=x` are all lists to `many`; `m[k]=v` is a
-    mapping to `mapping`.
+    """Values by name. `a[]=x&a[]=y`, `a[0]=x&a[1]=y`, `a=x&a=y` and `a=x` are all lists to `many`;
+    `m[k]=v` is a mapping to `mapping`. What is the one is refused where the other is read.
     """
 
     def __init__(self, raw: bytes, allowed: Collection[str]) -> None:
@@ -27,12 +27,15 @@ class Query:
                 raise UnknownParameter(name[:200])
             if inner in ("", "]"):
                 self._values.setdefault(stem, []).append(value)
-            else:
-                self._mappings.setdefault(stem, {})[inner.removesuffix("]")] = value
+                continue
+            mapping, inner = self._mappings.setdefault(stem, {}), inner.removesuffix("]")
+            if inner in mapping:
+                raise InvalidInput(f"'{name[:200]}' is given twice.", param=stem)
+            mapping[inner] = value
 
     def text(self, name: str) -> str | None:
         """Raises InvalidInput where it is given more than once."""
-        found = self._values.get(name, [])
+        found = self._list(name)
         if len(found) > 1:
             raise InvalidInput(f"'{name}' is given {len(found)} times.", param=name)
         return found[0] if found else None
@@ -62,10 +65,19 @@ class Query:
 
     def many(self, name: str) -> list[str]:
         """Every value; one may hold several between commas."""
-        return [part for value in self._values.get(name, []) for part in value.split(",")]
+        return [part for value in self._list(name) for part in value.split(",")]
 
     def mapping(self, name: str) -> Mapping[str, str]:
+        """Raises InvalidInput where it is no mapping."""
+        for value in self._values.get(name, []):
+            raise InvalidInput(
+                f"'{name}' is {value[:100]!r}; it takes {name}[KEY]=VALUE.", param=name
+            )
         return self._mappings.get(name, {})
+
+    def is_null(self, name: str) -> bool:
+        """Whether it is said to be none: `name=null`."""
+        return self._values.get(name) == ["null"]
 
     def page(self, limit: int = 20, most: int = 100, order: str = "desc") -> PageRequest:
         """Which page: `after`, `before`, `limit` and `order`."""
@@ -75,6 +87,13 @@ class Query:
             after=self.text("after"),
             before=self.text("before"),
         )
+
+    def _list(self, name: str) -> list[str]:
+        indexed = self._mappings.get(name, {})
+        for index in indexed:
+            if not index.isdigit():
+                raise UnknownParameter(f"{name}[{index[:100]}]")
+        return [*self._values.get(name, []), *indexed.values()]
 
 
 def _fields(raw: bytes) -> list[tuple[str, str]]:

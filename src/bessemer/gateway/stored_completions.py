@@ -9,7 +9,6 @@ import msgspec
 from bessemer.app import stored_completions
 from bessemer.app.items import text_of
 from bessemer.app.platform import Platform
-from bessemer.core.errors import InvalidInput
 from bessemer.gateway.parameters import Metadata
 from bessemer.gateway.query import PAGING
 from bessemer.gateway.responses import item_list
@@ -28,10 +27,6 @@ _update = msgspec.json.Decoder(Update)
 def routes(platform: Platform) -> list[Route]:
     async def list_all(call: Call) -> None:
         """Stored completions, by `model` and `metadata[key]`."""
-        if call.query.many("metadata"):
-            raise InvalidInput(
-                "'metadata' is asked for by key: metadata[key]=value.", param="metadata"
-            )
         found, has_more = await call.work(
             stored_completions.list_completions,
             platform,
