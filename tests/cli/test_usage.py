@@ -109,9 +109,10 @@ def test_limits_are_set_shown_and_lifted() -> None:
     assert say("limits", "set", "--requests", "60").status == 0
     assert say("limits", "set", "--tokens", "9000").status == 0
     key = say("key", "create", "--json").json["id"]
+    assert say("limits", "set", "--tokens", "70", "--key", key).status == 0
     assert say("limits", "set", "--requests", "5", "--key", key).status == 0
     of_key, of_project = say("limits", "show", "--json").json
-    assert (of_key["account"], of_key["requests"]) == (f"key:{key}", 5)
+    assert of_key == {"account": f"key:{key}", "model": "*", "requests": 5, "tokens": 70}
     assert (of_project["requests"], of_project["tokens"]) == (60, 9000)
     assert say("limits", "lift").status == say("limits", "lift", "--key", key).status == 0
     assert "no limits" in say("limits", "show").out

@@ -13,6 +13,7 @@ import pytest
 from bessemer.app.keys import create_key
 from tests.gateway.calling import running
 from tests.gateway.organization import World, world
+from tests.specification import specification
 
 PROJECTS = "/v1/organization/projects"
 USERS = "/v1/organization/users"
@@ -232,6 +233,15 @@ def test_what_nobody_asked_for_is_refused_by_name(here: World) -> None:
     ):
         answer = here.ask("GET", path)
         assert (answer.status, answer.error["param"]) == (400, param)
+
+
+def test_the_trail_is_asked_for_any_event_type_of_the_specification(here: World) -> None:
+    path = "/v1/organization/audit_logs"
+    types = specification()["components"]["schemas"]["AuditLogEventType"]["enum"]
+    found = here.get(f"{path}?limit=100&{'&'.join(f'event_types[]={one}' for one in types)}")
+    assert found["data"] == here.get(f"{path}?limit=100")["data"] != []
+    assert here.get(f"{path}?event_types[]=login.failed")["data"] == []
+    assert here.get(f"{path}?actor_emails[]=Owner@localhost")["data"], "as it is written"
 
 
 def test_every_list_turns_in_pages(here: World) -> None:

@@ -181,7 +181,12 @@ def test_what_a_limit_cannot_be_is_refused_by_name(here: World) -> None:
             "notification_channel",
         ),
         ("rate_limits/rl-*", {"max_images_per_1_minute": 3}, "max_images_per_1_minute"),
-        ("rate_limits/rl-*", {"max_requests_per_1_minute": -3}, "requests"),
+        (
+            "rate_limits/rl-*",
+            {"max_requests_per_1_minute": -3},
+            "max_requests_per_1_minute",
+        ),
+        ("rate_limits/rl-*", {"max_tokens_per_1_minute": 10**13}, "max_tokens_per_1_minute"),
     ):
         answer = here.ask("POST", f"{path}/{where}", body)
         assert (answer.status, answer.error["param"]) == (400, param), answer.body
@@ -201,15 +206,24 @@ def test_only_the_organization_changes_what_a_project_may_spend(here: World) -> 
     assert here.ask("GET", "/v1/organization/spend_limit", key=here.others).status == 403
 
 
-def test_every_change_of_money_leaves_a_line(here: World) -> None:
+def test_every_change_leaves_a_line_and_what_changes_nothing_none(here: World) -> None:
     path = f"{PROJECTS}/{here.first.id}"
     here.post(f"{path}/spend_limit", {"threshold_amount": 5, **MONTH})
     here.post(f"{path}/spend_limit", {"threshold_amount": 7, **MONTH})
+    here.post(f"{path}/spend_limit", {"threshold_amount": 7, **MONTH})
+    set_prices(here.platform, here.owner, PRICES, "prices")
     here.delete(f"{path}/spend_limit")
     alert = {"threshold_amount": 5, **MONTH, "notification_channel": MAIL}
     made = here.post("/v1/organization/spend_alerts", alert)
-    here.post(f"/v1/organization/spend_alerts/{made['id']}", {**alert, "threshold_amount": 6})
+    for _ in range(2):
+        here.post(f"/v1/organization/spend_alerts/{made['id']}", {**alert, "threshold_amount": 6})
     here.post(f"{path}/rate_limits/rl-*", {"max_requests_per_1_minute": 9})
+    for nothing in ({}, {"max_requests_per_1_minute": 9}, {"max_tokens_per_1_minute": 10**12}):
+        here.post(f"{path}/rate_limits/rl-*", nothing)
+    for _ in range(2):
+        here.post(f"{path}/model_permissions", {"mode": "deny_list", "model_ids": ["x"]})
+    wanted = audit.Filter(actions=["model_permissions.updated"])
+    assert len(audit.list_events(here.platform, here.owner, PageRequest(), wanted)[0]) == 1
     money = ["budget.updated", "budget.deleted", "spend_alert.created", "spend_alert.updated"]
     wanted = audit.Filter(actions=[*money, "rate_limit.updated", "rate_card.updated"])
     trail, _ = audit.list_events(here.platform, here.owner, PageRequest(), wanted)
@@ -225,3 +239,4 @@ def test_every_change_of_money_leaves_a_line(here: World) -> None:
         ("budget.updated", {}, {**month, "limit_micro": 50_000}),
     ]
     assert lines[6][0] == "rate_card.updated" and lines[6][2]["currency"] == "usd"
+    assert len(lines) == 7

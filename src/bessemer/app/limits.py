@@ -80,34 +80,50 @@ def set_limit(
     """
     with platform.db.write() as connection:
         there = within(connection, principal, project_id, write=True)
-        account = account_of(there, "project")
-        before = _limits(connection, account)
-        if model not in _models(platform, connection, project_id) | before.keys():
+        of = LimitOf(account_of(there, "project"), model)
+        known = _models(platform, connection, project_id) | _limits(connection, of.account).keys()
+        if model not in known:
             raise NotFound(
                 f"the project has no model {model[:100]!r}",
                 next_step=f"GET /v1/organization/projects/{project_id}/rate_limits",
                 param="rate_limit_id",
             )
-        was = before.get(model, RateLimit())
-        now = RateLimit(_changed(was.requests, requests), _changed(was.tokens, tokens))
-        rate_limits.set_rate_limit(connection, there, LimitOf(account, model), now)
-        _record(connection, there, f"rl-{model}", was, now)
-    return ModelLimit(model, now)
+        return ModelLimit(model, _change(connection, there, of, f"rl-{model}", requests, tokens))
 
 
 def set_key_limit(
-    platform: Platform, principal: Principal, key_id: str, model: str, limit: RateLimit
+    platform: Platform,
+    principal: Principal,
+    key_id: str,
+    model: str,
+    *,
+    requests: int | None = None,
+    tokens: int | None = None,
 ) -> None:
-    """Limit a key of the principal's project beyond the project itself, or lift that (None)."""
+    """Limit a key of the principal's project beyond the project itself, as `set_limit` does."""
     principal.require(WRITE_SCOPE)
-    account = f"key:{key_id}"
     mine = (api_keys.c.id == key_id) & (api_keys.c.project_id == principal.project_id)
     with platform.db.write() as connection:
         if connection.execute(sa.select(api_keys.c.id).where(mine)).first() is None:
             raise NotFound(f"there is no key {key_id[:100]!r}", next_step="bessemer key list")
-        was = _limits(connection, account).get(model, RateLimit())
-        rate_limits.set_rate_limit(connection, principal, LimitOf(account, model), limit)
-        _record(connection, principal, f"{key_id} {model}", was, limit)
+        of = LimitOf(f"key:{key_id}", model)
+        _change(connection, principal, of, f"{key_id} {model}", requests, tokens)
+
+
+def _change(
+    connection: sa.Connection,
+    there: Principal,
+    of: LimitOf,
+    target: str,
+    requests: int | None,
+    tokens: int | None,
+) -> RateLimit:
+    was = _limits(connection, of.account).get(of.model, RateLimit())
+    now = RateLimit(_changed(was.requests, requests), _changed(was.tokens, tokens))
+    if now != was:
+        rate_limits.set_rate_limit(connection, there, of, now)
+        _record(connection, there, target, was, now)
+    return now
 
 
 def _models(platform: Platform, connection: sa.Connection, project_id: str) -> set[str]:

@@ -58,6 +58,8 @@ def set_to(
     with platform.db.write() as connection:
         reach(connection, principal, project_id, write=True)
         before = _read(connection, project_id)
+        if after == before:
+            return after
         row = {"mode": mode, "models": json.dumps(after.models)}
         if before is None:
             ids = {"id": new_id("permission"), "org_id": principal.org_id, "project_id": project_id}

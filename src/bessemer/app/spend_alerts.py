@@ -115,6 +115,8 @@ def update(
         there = within(connection, principal, project_id, write=True)
         before = _read(connection, _account(there, project_id), alert_id)
         after = before._replace(threshold_micro=threshold_micro, channel=channel)
+        if after == before:
+            return before
         values = {"threshold_micro": threshold_micro, "channel": json.dumps(channel._asdict())}
         mine = spend_alerts.c.id == alert_id
         connection.execute(spend_alerts.update().where(mine).values(values))

@@ -96,6 +96,8 @@ def set_prices(platform: Platform, principal: Principal, text: str, where: str) 
     card = RateCard.parse(text, where)
     with platform.db.write() as connection:
         before = cards.adopt(connection, principal, card)
+        if before == card.digest:
+            return card
         audit.record(
             connection, principal, "rate_card.updated", card.digest,
             before=None if before is None else {"digest": before},
@@ -152,6 +154,8 @@ def set_budget(
         before = budgets.set_budget(connection, principal, scope, period, limit_micro)
         if must_be_there and before is None:
             raise _none(scope, period)
+        if before == limit_micro:
+            return
         audit.record(
             connection, principal,
             "budget.deleted" if limit_micro is None else "budget.updated",

@@ -52,8 +52,7 @@ def lift(model: str, key: str | None, project: str | None) -> None:
     """Let any number be asked again."""
     from bessemer.app.limits import MOST_A_MINUTE
 
-    most = MOST_A_MINUTE if key is None else None
-    _set(most, most, model, key, project)
+    _set(MOST_A_MINUTE, MOST_A_MINUTE, model, key, project)
     click.echo(f"the limit of {key or 'the project'} for {model} is lifted")
 
 
@@ -88,7 +87,7 @@ def _set(
                 platform, there, there.project_id, model, requests=requests, tokens=tokens
             )
         else:
-            limits.set_key_limit(platform, there, key, model, limits.RateLimit(requests, tokens))
+            limits.set_key_limit(platform, there, key, model, requests=requests, tokens=tokens)
 
 
 def _shown(most: int | None) -> str:

@@ -6,7 +6,7 @@ limit", so that is 1,000,000,000,000, the most there can be; to set that lifts a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,9 +35,12 @@ class _Limit(msgspec.Struct):
         return cls(_PREFIX + found.model, found.model, requests, tokens)
 
 
+_Most = Annotated[int, msgspec.Meta(ge=0, le=limits.MOST_A_MINUTE)]
+
+
 class _Update(msgspec.Struct, forbid_unknown_fields=True):
-    max_requests_per_1_minute: int | None = None
-    max_tokens_per_1_minute: int | None = None
+    max_requests_per_1_minute: _Most | None = None
+    max_tokens_per_1_minute: _Most | None = None
     max_images_per_1_minute: int | None = None
     max_audio_megabytes_per_1_minute: int | None = None
     max_requests_per_1_day: int | None = None
