@@ -26,6 +26,7 @@ def test_a_project_gets_a_person_a_key_and_an_end() -> None:
     assert listed["id"] == key["id"]
     assert say("key", "list", "--json").json == []
     assert "until " in say("key", "list", "--project", "research").out
+    assert "100 years" in say("key", "create", "--expires", f"{10**18}d").err
     assert say("key", "revoke", key["id"], "--project", project["id"]).status == 0
 
     assert say("project", "archive", "research").status == 0
@@ -81,6 +82,7 @@ def test_the_trail_of_some_days() -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
     assert len(say("audit", "--since", today, "--until", today, "--json").json) == 1
     assert say("audit", "--until", "2001-01-01", "--json").json == []
+    assert say("audit", "--since", "0001-01-01", "--until", "9999-12-31", "--json").json
     assert say("audit", "--since", "2999-01-01", "--json").json == []
     assert say("audit", "--since", "yesterday").status == 2
 

@@ -72,7 +72,7 @@ def test_budgets_are_set_shown_and_lifted() -> None:
     assert (project["period"], project["limit_micro"]) == ("month", 12_500_000)
     assert say("budget", "lift").status == 0
     assert "project" not in say("budget", "show").out
-    for wrong in ("12.3456789", "much", "nan"):
+    for wrong in ("12.3456789", "much", "nan", "1e999999"):
         assert "is not an amount" in say("budget", "set", wrong).err
 
 

@@ -103,7 +103,8 @@ def test_a_target_and_a_day(client: TestClient, platform: Platform) -> None:
     project = lively(platform)
     assert actions(client.get(f"/audit?target={project.id}").text) == LIVELY[-2:]
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    assert actions(client.get(f"/audit?since={today}&until={today}").text) == LIVELY
+    for days in (f"since={today}&until={today}", "since=0001-01-01&until=9999-12-31"):
+        assert actions(client.get(f"/audit?{days}").text) == LIVELY
 
 
 @pytest.mark.parametrize("query", ["since=yesterday", "action=nothing.done", "after=audit_log-x"])

@@ -12,8 +12,6 @@ from starlette.testclient import TestClient
 from bessemer.app import people, projects, spending
 from bessemer.app.keys import create_key
 from bessemer.app.platform import PROJECT_ID, Platform
-from bessemer.console.usage import micro_units
-from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.ledger import Ledger
@@ -133,18 +131,15 @@ def test_a_budget_is_set_told_and_lifted(client: TestClient, platform: Platform)
 
 
 def test_what_is_no_budget_is_refused(client: TestClient) -> None:
-    for wrong in ({"amount": "-1"}, {"amount": "a lot"}, {"amount": "1", "scope": "nobody"}):
+    for wrong in (
+        {"amount": "-1"},
+        {"amount": "a lot"},
+        {"amount": "1e999999"},
+        {"amount": "1", "scope": "nobody"},
+    ):
         form = {"scope": "project", "period": "month", **wrong}
         assert client.post("/usage/budgets", data=form).status_code == 400, wrong
     assert "There is no budget" in client.get("/usage").text
-
-
-def test_amounts_are_exact() -> None:
-    assert micro_units("12.50") == 12_500_000
-    assert micro_units("0.000001") == 1
-    for wrong in ("", "1e-9", "NaN", "inf", "-0.01", "1,5"):
-        with pytest.raises(InvalidInput):
-            micro_units(wrong)
 
 
 def test_a_member_sees_budgets_and_sets_none(stranger: TestClient, platform: Platform) -> None:
@@ -176,7 +171,7 @@ def test_what_is_copied_has_the_figures_of_the_page(house: House) -> None:
     costs = house.run(page.calls["Read the costs"])
     for bill in costs.values():
         results = [one for bucket in bill.json["data"] for one in bucket["results"]]
-        whole = sum(micro_units(f"{one['amount']['value']:.6f}") for one in results)
+        whole = sum(spending.micro_units(f"{one['amount']['value']:.6f}") for one in results)
         assert whole == 5225
     # Every way to put it together is one that the API knows.
     for by in ("model", "key", "user"):

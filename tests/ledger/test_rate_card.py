@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bessemer.core.errors import InvalidInput
 from bessemer.ledger.counts import MOST, Counts
-from bessemer.ledger.rate_card import RateCard, money
+from bessemer.ledger.rate_card import RateCard, micro_units, money
 from tests.ledger.house import CARD
 
 PRICES = st.integers(0, 10**8)
@@ -153,3 +153,11 @@ def test_a_count_is_a_whole_number_in_bounds() -> None:
 def test_money_has_the_digits_it_needs() -> None:
     shown = [money(micro) for micro in (0, 1, -1, 1_500_000, 1_234_567_890_123)]
     assert shown == ["0.00", "0.000001", "-0.000001", "1.50", "1,234,567.890123"]
+
+
+@pytest.mark.parametrize("wrong", ["", "1e-9", "NaN", "inf", "-0.01", "1,5", "1e5000", "1e999999"])
+def test_an_amount_is_exact(wrong: str) -> None:
+    assert (micro_units("12.50"), micro_units("0.000001")) == (12_500_000, 1)
+    assert micro_units("9223372036854.775807") == 2**63 - 1
+    with pytest.raises(InvalidInput, match="is not an amount"):
+        micro_units(wrong)

@@ -29,6 +29,7 @@ from bessemer.core.principal import Principal
 SCOPES = secrets.SCOPES  # all that there are, with what each lets one do
 DEFAULT_SCOPES = ("chat", "models:read")
 MAX_NAME = 200
+MAX_EXPIRY_S = 100 * 365 * 86_400
 
 # What an invite's token may do, and nothing else can: be accepted.
 INVITE_SCOPE = "invite:accept"
@@ -123,6 +124,8 @@ def insert_key(
         raise InvalidInput(
             f"a key's name has 1 to {MAX_NAME} characters, not {len(name)}", param="name"
         )
+    if expires_in_s is not None and expires_in_s > MAX_EXPIRY_S:
+        raise InvalidInput("a key expires within 100 years, or never", param="expires_in_seconds")
     secret, made_ms = secrets.make_secret(), now_ms()
     key = NewKey(
         new_id("key"),

@@ -19,12 +19,12 @@ from bessemer.ledger import budgets, cards
 from bessemer.ledger.budgets import Balance, Period, Scope
 from bessemer.ledger.entries import accounts_of
 from bessemer.ledger.ledger import balance
-from bessemer.ledger.rate_card import RateCard
+from bessemer.ledger.rate_card import RateCard, micro_units
 
 # With what a face needs of the ledger, which it does not import.
 __all__ = [
-    "Budget", "Period", "RateCard", "Scope", "account_of", "get_budget", "list_budgets", "prices",
-    "set_budget", "set_prices", "within",
+    "Budget", "Period", "RateCard", "Scope", "account_of", "get_budget", "list_budgets",
+    "micro_units", "prices", "set_budget", "set_prices", "within",
 ]  # fmt: skip
 
 READ_SCOPE = "usage:read"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ import click
 from bessemer.cli.output import json_option, print_json, print_rows
 
 _DAY = click.DateTime(["%Y-%m-%d"])
+_DAY_S = 86_400
 
 
 @click.command()
@@ -54,7 +55,7 @@ def command(
         emails=[one for one in actor if "@" in one],
         actor_ids=[one for one in actor if "@" not in one],
         gte=None if since is None else _unix_s(since),
-        lt=None if until is None else _unix_s(until + timedelta(days=1)),
+        lt=None if until is None else _unix_s(until) + _DAY_S,
     )
     with Platform.open() as platform:
         me = platform.local_principal()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -33,16 +32,15 @@ class Amount(click.ParamType[int]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
+        from bessemer.app.spending import micro_units
+        from bessemer.core.errors import InvalidInput
+
         if isinstance(value, int):
             return value
         try:
-            micro = Decimal(str(value)) * 1_000_000
-            exact = micro.is_finite() and micro >= 0 and micro == micro.to_integral_value()
-        except InvalidOperation:
-            exact = False
-        if not exact:
-            self.fail(f"{value!r} is not an amount; write 25 or 12.50", param, ctx)
-        return int(micro)
+            return micro_units(str(value))
+        except InvalidInput as fault:
+            self.fail(fault.message, param, ctx)
 
 
 @click.group()

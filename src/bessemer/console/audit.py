@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -26,6 +26,7 @@ from bessemer.core.errors import InvalidInput
 LISTED = 50
 ACTIONS = sorted(OPENAI_ACTIONS | OUR_ACTIONS)
 
+_DAY_S = 86_400
 _FIELDS = ("action", "actor", "target", "since", "until")
 
 
@@ -63,14 +64,14 @@ class Asked:
     def filter(self) -> Filter:
         """Raises InvalidInput where a day is none."""
         is_email = "@" in self.actor
-        until = _day(self.until, "until")
+        since, until = _day_s(self.since, "since"), _day_s(self.until, "until")
         return Filter(
             actions=[self.action] if self.action else [],
             actor_ids=[self.actor] if self.actor and not is_email else [],
             emails=[self.actor] if is_email else [],
             targets=[self.target] if self.target else [],
-            gte=_unix_s(_day(self.since, "since")),
-            lt=_unix_s(until and until + timedelta(days=1)),
+            gte=since,
+            lt=None if until is None else until + _DAY_S,
         )
 
     def link(self, **more: str) -> str:
@@ -148,17 +149,15 @@ def _command(asked: Asked) -> list[str]:
     return words
 
 
-def _day(text: str, name: str) -> date | None:
+def _day_s(text: str, name: str) -> int | None:
+    """When the day begins, in Unix seconds; before those there is no change."""
+    if not text:
+        return None
     try:
-        return date.fromisoformat(text) if text else None
+        day = datetime.combine(date.fromisoformat(text), time(), UTC)
     except ValueError:
         raise InvalidInput(f"{name} is a day like 2026-11-27, not {text[:40]!r}") from None
-
-
-def _unix_s(day: date | None) -> int | None:
-    return (
-        None if day is None else int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
-    )
+    return max(0, int(day.timestamp()))
 
 
 def _text(name: str, facts: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import cast
 
 from starlette.requests import Request
@@ -27,7 +26,6 @@ from bessemer.console.usage_view import (
     calls_of,
     query_of,
 )
-from bessemer.core.errors import InvalidInput
 from bessemer.core.principal import Principal
 
 _MANY = PageRequest(limit=1000)
@@ -66,7 +64,8 @@ class UsagePages:
     def set_budget(self, request: Request, form: Form) -> Response:
         """Set one, or lift it where no amount is given."""
         scope, period = form.text("scope"), form.text("period")
-        limit_micro = micro_units(form.text("amount")) if "amount" in form else None
+        amount = form.text("amount") if "amount" in form else None
+        limit_micro = None if amount is None else spending.micro_units(amount)
         spending.set_budget(
             self._platform,
             asker(request),
@@ -93,19 +92,3 @@ class UsagePages:
             owned, _ = project_keys.list_keys(self._platform, me, me.project_id, _MANY)
             return {one.key.id: f"{one.key.name} ({one.key.hint})" for one in owned}
         return {}
-
-
-def micro_units(text: str) -> int:
-    """Whole micro-units, from an amount like 12.50; never through a float.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    try:
-        micro = Decimal(text) * 1_000_000
-        exact = micro.is_finite() and micro >= 0 and micro == micro.to_integral_value()
-    except InvalidOperation:
-        exact = False
-    if not exact:
-        raise InvalidInput(f"{text[:40]!r} is not an amount; write 25 or 12.50", param="amount")
-    return int(micro)

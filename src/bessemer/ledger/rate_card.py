@@ -21,6 +21,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import tomllib
+from decimal import Decimal, DecimalException
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -174,3 +175,19 @@ def money(micro: int) -> str:
     sign, micro = "-" if micro < 0 else "", abs(micro)
     fraction = f"{micro % 1_000_000:06d}".rstrip("0").ljust(2, "0")
     return f"{sign}{micro // 1_000_000:,}.{fraction}"
+
+
+def micro_units(text: str) -> int:
+    """Whole micro-units, from an amount like 12.50; never through a float.
+
+    Raises:
+        InvalidInput: it is none, or more than a database can hold.
+    """
+    try:
+        micro = Decimal(text) * 1_000_000
+        exact = micro.is_finite() and 0 <= micro < 2**63 and micro == micro.to_integral_value()
+    except DecimalException:
+        exact = False
+    if not exact:
+        raise InvalidInput(f"{text[:40]!r} is not an amount; write 25 or 12.50", param="amount")
+    return int(micro)
