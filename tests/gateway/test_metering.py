@@ -17,6 +17,7 @@ import pytest
 
 from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
+from bessemer.core.errors import DeadlineExceeded
 from bessemer.core.home import Home
 from bessemer.gateway.limit_headers import duration
 from bessemer.ledger.counts import Counts
@@ -80,6 +81,30 @@ def test_a_budget_that_is_spent_is_a_429_that_is_not_tried_again(platform: Platf
             assert refused.headers["x-should-retry"] == "false"
         assert chat(app, max_tokens=2).status == 200
     assert [row.cost for row in rows_of(platform)] == [2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_several_prompts_none_is_paid_for_where_one_is_refused(
+    platform: Platform, stream: bool
+) -> None:
+    set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), RateLimit(requests=3))
+    with metered(platform) as meter:
+        app = app_of(FakeResponder(), meter=meter)
+        assert complete(app, prompt=["a"] * 5, stream=stream).status == 429
+    rows = rows_of(platform)
+    assert [(row.state, row.cost) for row in rows] == [("released", None)] * 3
+    assert all(row.reason and "failed: rate_limit_exceeded" in row.reason for row in rows)
+
+
+def test_an_answer_that_its_own_time_cut_short_is_paid_for_as_far_as_it_came(
+    platform: Platform,
+) -> None:
+    late = FakeResponder(error=DeadlineExceeded("1 s were given"), error_after=2)
+    with metered(platform) as meter:
+        told = chat(app_of(late, meter=meter), stream=True, timeout=1).events()
+    assert told[-1]["error"]["code"] == "deadline_exceeded"
+    (row,) = rows_of(platform)
+    assert row.state == "settled" and row.used == Counts(prompt=7, completion=2)
 
 
 def test_limits_are_told_in_headers_and_refuse_with_429(platform: Platform) -> None:

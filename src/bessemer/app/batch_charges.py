@@ -38,10 +38,17 @@ class LineMeter(Meter):
         self.charges: dict[str, Counts] = {}
         self._meter = meter
 
-    def open(self, principal: Principal, model: str, kind: Kind, request_id: str) -> Bill:
+    def open(
+        self,
+        principal: Principal,
+        model: str,
+        kind: Kind,
+        request_id: str,
+        beside: list[Bill] | None = None,
+    ) -> Bill:
         """See `Meter.open`; whatever it asks, it is work of a batch."""
         of_batch: Kind = "batch_embedding" if kind == "embedding" else "batch"
-        return super().open(principal, model, of_batch, request_id)
+        return super().open(principal, model, of_batch, request_id, beside)
 
     def settle(self, request_id: str, used: Counts) -> None:
         """Keep it for `charge`."""

@@ -16,7 +16,7 @@ from bessemer.app.catalog import CATALOG
 from bessemer.app.deadline import within
 from bessemer.app.embeddings import EmbeddingServing
 from bessemer.app.latencies import Latencies
-from bessemer.app.metering import Meter, Tab
+from bessemer.app.metering import Bill, Meter, Tab
 from bessemer.app.second_try import second_try, stream_second_try
 from bessemer.app.streams import closing
 from bessemer.core.errors import NotFound
@@ -236,6 +236,7 @@ def respond_each(
     meter: Meter | None = None,
     kind: Kind = "chat",
     charge_id: str | None = None,
+    beside: list[Bill] | None = None,
     whole: bool = False,
     latencies: Latencies | None = None,
 ) -> list[Reply]:
@@ -244,13 +245,15 @@ def respond_each(
     Args:
         charge_id: under which id all of them are charged; by default the first one's. Every reply
             has to be closed, also one that nobody began to read.
+        beside: of the request's other prompts, as `Meter.open` takes it.
     """
     principal.require(CHAT_SCOPE)
     client = principal.key_id or principal.owner_id
     latencies = latencies or Latencies()
     bill = None
     if meter is not None:
-        bill = meter.open(principal, model, kind, charge_id or requests[0].request_id)
+        request_id = charge_id or requests[0].request_id
+        bill = meter.open(principal, model, kind, request_id, beside)
     return [
         Reply(
             serving,

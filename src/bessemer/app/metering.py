@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from bessemer.app.platform import Platform
-from bessemer.core.errors import BessemerError, BudgetExceeded, NotFound
+from bessemer.core.errors import BessemerError, BudgetExceeded, DeadlineExceeded, NotFound
 from bessemer.core.principal import Principal
 from bessemer.ledger.counts import Counts
 from bessemer.ledger.entries import Kind, Reservation
@@ -65,13 +65,22 @@ class Meter:
         """Write what was entered, and stop."""
         self.ledger.close()
 
-    def open(self, principal: Principal, model: str, kind: Kind, request_id: str) -> Bill:
+    def open(
+        self,
+        principal: Principal,
+        model: str,
+        kind: Kind,
+        request_id: str,
+        beside: list[Bill] | None = None,
+    ) -> Bill:
         """A bill for one prompt. Nothing is reserved yet.
 
         Args:
             request_id: of the request, or of this prompt of it; unique forever.
+            beside: those of the request's other prompts, which this one is added to. All of them
+                are settled when the last is over, or released if one failed.
         """
-        return Bill(self, principal, model, kind, request_id)
+        return Bill(self, principal, model, kind, request_id, [] if beside is None else beside)
 
     async def flush(self) -> None:
         """Wait until everything that was entered before is on disk, for who reads usage."""
@@ -101,8 +110,16 @@ class Bill:
     """What one prompt's answers may take, and took. Each answer has a `Tab`."""
 
     def __init__(
-        self, meter: Meter, principal: Principal, model: str, kind: Kind, request_id: str
+        self,
+        meter: Meter,
+        principal: Principal,
+        model: str,
+        kind: Kind,
+        request_id: str,
+        beside: list[Bill],
     ) -> None:
+        self._beside = beside
+        beside.append(self)
         self._meter, self._principal = meter, principal
         self._model, self._kind, self._request_id = model, kind, request_id
         self._tabs: list[Tab] = []
@@ -191,13 +208,19 @@ class Bill:
         return found
 
     def close_if_over(self) -> None:
-        """Settle or release once every tab is closed."""
-        if self._durable is None or not all(tab.closed for tab in self._tabs):
+        """Settle or release the request's bills once every tab of theirs is closed."""
+        tabs = [tab for bill in self._beside for tab in bill._tabs]
+        if all(tab.closed for tab in tabs):
+            fault = next((tab.fault for tab in tabs if tab.fault is not None), None)
+            for bill in self._beside:
+                bill._close(fault)
+
+    def _close(self, fault: Exception | None) -> None:
+        if self._durable is None:
             return
         if self._refusal is not None:
             self._meter.limits.give_back(self.taken, 0)
             return
-        fault = next((tab.fault for tab in self._tabs if tab.fault is not None), None)
         used = self._used()
         self._meter.limits.give_back(self.taken, 0 if fault else used.tokens)
         if fault is not None:
@@ -244,9 +267,13 @@ class Tab:
         return await self._bill.allowed(work)
 
     def close(self, fault: Exception | None = None) -> None:
-        """Nothing more comes: it is whole, or its client left, or there was a fault."""
+        """Nothing more comes: it is whole, or its client left, or there was a fault.
+
+        A client whose own time for the request has passed has left.
+        """
         if not self.closed:
-            self.closed, self.fault = True, fault
+            self.closed = True
+            self.fault = None if isinstance(fault, DeadlineExceeded) else fault
             self._bill.close_if_over()
 
 

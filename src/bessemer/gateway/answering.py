@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from bessemer.app.chat import Reply, Serving, respond_each
 from bessemer.app.latencies import Latencies
-from bessemer.app.metering import Meter, Taken
+from bessemer.app.metering import Bill, Meter, Taken
 from bessemer.core.principal import Principal
 from bessemer.core.protocols import Usage
 from bessemer.gateway.choices import Choice, Piece, best_of, interleave, total_usage
@@ -116,8 +116,9 @@ def _replies(
     latencies: Latencies,
     meter: Meter | None,
 ) -> list[Reply]:
-    """Of every choice; those to one prompt are charged together."""
+    """Of every choice; those to one prompt are charged together, and no prompt if one fails."""
     replies: list[Reply] = []
+    bills: list[Bill] = []
     for start in range(0, len(ask.requests), ask.candidates):
         replies += respond_each(
             serving,
@@ -127,6 +128,7 @@ def _replies(
             meter=meter,
             kind=shape.kind,
             charge_id=f"{request_id}-{start}" if start else request_id,
+            beside=bills,
             whole=not ask.stream,
             latencies=latencies,
         )
