@@ -28,6 +28,7 @@ from tests.console.copied import House, house
 from tests.console.fakes import FakeServing
 from tests.console.test_copying import rendered
 from tests.console.told_jobs import ToldJob, a_file, a_model, planning_command
+from tests.console.told_runs import RENEWED
 from tests.polling import until
 from tests.tiny import world
 
@@ -235,7 +236,7 @@ def test_the_list_and_the_page_follow_a_job(client: TestClient, platform: Platfo
     job = ToldJob(platform, suffix="boxes")
     text = client.get(job.path).text
     assert "validating files" in text and "Created fine-tuning job" in text
-    assert "data-reload" in text and 'id="chart"' not in text
+    assert "data-reload" in text and RENEWED in text and 'id="chart"' not in text
     run = job.begin()
     run.teach(range(1, 21), 49)
     text = client.get(job.path).text

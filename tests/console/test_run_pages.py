@@ -20,7 +20,7 @@ from bessemer.core.runs import write_atomically
 from bessemer.core.train_recipe import TrainRecipe
 from tests.console.copied import House, house
 from tests.console.told_jobs import CHAT, a_model
-from tests.console.told_runs import ToldRun, eval_run, found, train_run
+from tests.console.told_runs import RENEWED, ToldRun, eval_run, found, train_run
 
 __all__ = ["house"]  # a fixture
 
@@ -64,14 +64,14 @@ def test_a_running_run_shows_progress_figures_and_a_way_to_stop(
         assert shown in text, shown
     assert f'action="{run.path}/cancel"' in text
     assert f'action="{run.path}/resume"' not in text
-    assert 'hx-trigger="every 2s"' in text
+    assert 'hx-trigger="every 2s"' in text and RENEWED in text
 
 
 def test_a_finished_run_is_not_asked_for_again(client: TestClient, platform: Platform) -> None:
     run = train_run(platform)
     run.finish()
     text = client.get(run.path).text
-    assert "hx-get" not in text
+    assert "hx-get" not in text and RENEWED not in text
     assert "/chat?model=teach-1" in text
 
 

@@ -26,6 +26,9 @@ rank = 16
 alpha = 32.0
 """
 
+# Without a script, a page of what goes on.
+RENEWED = '<noscript><meta http-equiv="refresh" content="10"></noscript>'
+
 
 class ToldRun:
     """One run: `tell` writes an event. While the test lives, the run counts as alive."""
