@@ -13,6 +13,7 @@ from bessemer.app import audit, spending
 from bessemer.app.metering import Meter
 from bessemer.app.paging import PageRequest
 from bessemer.app.spending import set_prices
+from bessemer.app.targets import Target, add_target
 from bessemer.gateway.asgi import build
 from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeResponder, FakeServing
@@ -148,6 +149,17 @@ def test_rate_limits_are_listed_changed_and_held_to(house: House) -> None:
         house.chat()
     limits.update_rate_limit(whole.id, project_id=project_id, max_requests_per_1_minute=10**12)
     house.chat()
+
+
+def test_a_model_with_a_slash_in_its_name_has_limits_too(house: House) -> None:
+    limits, project_id = house.organization.projects.rate_limits, house.here.first.id
+    target = Target(url="http://127.0.0.1:1/v1", model="gpt-4o")
+    add_target(house.here.platform, house.here.owner, "openai/gpt-4o", target)
+    changed = limits.update_rate_limit(
+        "rl-openai/gpt-4o", project_id=project_id, max_requests_per_1_minute=5
+    )
+    assert (changed.id, changed.max_requests_per_1_minute) == ("rl-openai/gpt-4o", 5)
+    assert [one.id for one in limits.list_rate_limits(project_id)] == ["rl-*", changed.id]
 
 
 def test_responses_tell_their_rate_limits_as_chats_do_whole_and_streamed(house: House) -> None:

@@ -171,7 +171,7 @@ class Gateway:
     async def _resource(self, exchange: Exchange) -> None:
         method, path = exchange.method, exchange.path
         try:
-            route, ids = self._routes.find(method, path)
+            route, ids = self._routes.find(method, exchange.sent_path)
         except (UnknownUrl, MethodNotAllowed) as fault:
             if path in _ANSWERS:
                 others = f"{fault.allowed}, " if isinstance(fault, MethodNotAllowed) else ""

@@ -57,6 +57,7 @@ class Exchange:
         self._silence_s = silence_s
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self._raw_path: bytes | None = scope.get("raw_path")
         self.query: bytes = scope.get("query_string", b"")
         self.route = "unknown"  # as `/metrics` counts it; what callers make up is no label
         self.request_id = new_id("req")
@@ -66,6 +67,13 @@ class Exchange:
         self._streaming = False
         self._started = False
         self._more: list[Header] = []
+
+    @property
+    def sent_path(self) -> str:
+        """The path with its percent signs, where the server gives it."""
+        if self._raw_path is None:
+            return quote(self.path)
+        return self._raw_path.decode("latin-1").partition("?")[0]
 
     def add_headers(self, headers: Sequence[Header]) -> None:
         """Headers of the answer that is still to come."""

@@ -124,7 +124,10 @@ class Routes:
             node.routes[route.method] = route
 
     def find(self, method: str, path: str) -> Found:
-        """Raises UnknownUrl, or MethodNotAllowed with those that are."""
+        """By the path as it was sent, in which a `%2F` is a slash within a name.
+
+        Raises UnknownUrl, or MethodNotAllowed with those that are.
+        """
         parts = _parts(path)
         node = _descend(self._root, parts)
         if node is None:
@@ -133,9 +136,7 @@ class Routes:
         if route is None:
             raise MethodNotAllowed(method, path[:200], ", ".join(sorted(node.routes)))
         named = zip(_parts(route.path), parts, strict=True)
-        return Found(
-            route, {name[1:-1]: unquote(part) for name, part in named if name.startswith("{")}
-        )
+        return Found(route, {name[1:-1]: part for name, part in named if name.startswith("{")})
 
 
 def _descend(node: _Node, parts: Sequence[str]) -> _Node | None:
@@ -149,4 +150,4 @@ def _descend(node: _Node, parts: Sequence[str]) -> _Node | None:
 
 
 def _parts(path: str) -> list[str]:
-    return path.split("/")[1:]
+    return [unquote(part) for part in path.split("/")[1:]]
