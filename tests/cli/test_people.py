@@ -85,6 +85,7 @@ def test_the_trail_of_some_days() -> None:
     assert say("audit", "--since", "0001-01-01", "--until", "9999-12-31", "--json").json
     assert say("audit", "--since", "2999-01-01", "--json").json == []
     assert say("audit", "--since", "yesterday").status == 2
+    assert say("audit", "--limit", "-5").status == 2
 
 
 def test_an_address_for_somebody_lets_in_nobody_else() -> None:

@@ -87,13 +87,29 @@ def test_a_budget_that_is_spent_is_a_429_that_is_not_tried_again(platform: Platf
 def test_of_several_prompts_none_is_paid_for_where_one_is_refused(
     platform: Platform, stream: bool
 ) -> None:
-    set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), RateLimit(requests=3))
+    # Room for the tokens of three of them.
+    set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), RateLimit(tokens=35))
     with metered(platform) as meter:
         app = app_of(FakeResponder(), meter=meter)
-        assert complete(app, prompt=["a"] * 5, stream=stream).status == 429
-    rows = rows_of(platform)
+        assert complete(app, prompt=["a"] * 5, max_tokens=3, stream=stream).status == 429
+        assert complete(app, max_tokens=3).status == 200, "what was not used flows back"
+    *rows, last = rows_of(platform)
     assert [(row.state, row.cost) for row in rows] == [("released", None)] * 3
     assert all(row.reason and "failed: rate_limit_exceeded" in row.reason for row in rows)
+    assert last.state == "settled"
+
+
+def test_each_prompt_is_a_request_of_the_limit_and_all_fit_or_none(platform: Platform) -> None:
+    set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), RateLimit(requests=6))
+    with metered(platform) as meter:
+        app = app_of(FakeResponder(), meter=meter)
+        never = complete(app, prompt=["a"] * 7)
+        assert never.status == 429 and "needs 7. It never fits" in never.error["message"]
+        assert never.headers["x-should-retry"] == "false"
+        assert complete(app, prompt=["a"] * 4).headers["x-ratelimit-remaining-requests"] == "2"
+        assert complete(app, prompt=["a"] * 3).status == 429
+        assert complete(app, prompt=["a"] * 2).headers["x-ratelimit-remaining-requests"] == "0"
+    assert [row.state for row in rows_of(platform)] == ["settled"] * 6
 
 
 def test_an_answer_that_its_own_time_cut_short_is_paid_for_as_far_as_it_came(

@@ -125,6 +125,7 @@ class Bill:
         self._tabs: list[Tab] = []
         self._durable: asyncio.Future[None] | None = None
         self._refusal: BaseException | None = None
+        self._is_asked = False
         self._waiting: list[asyncio.Task[Any]] = []
         self.taken: Taken = NOTHING_TAKEN
 
@@ -135,14 +136,16 @@ class Bill:
         return tab
 
     async def expect(self, model: str | None, prompt_tokens: int, completion_tokens: int) -> None:
-        """See `Tally.expect`; of several answers the first one to be worked on speaks for all.
+        """See `Tally.expect`; of several answers the first one to be worked on speaks for all, and
+        where one prompt is refused all are.
 
         Raises:
             RateLimited: at once.
             BessemerError: as `Ledger.reserve`, if the project has to pay first.
         """
-        if self._refusal is not None:
-            raise self._refusal
+        for bill in self._beside:
+            if bill._refusal is not None:
+                raise bill._refusal
         if self._durable is None:
             self._reserve(model, Counts(prompt_tokens, 0, completion_tokens * len(self._tabs)))
         if self._principal.project_id in self._meter.refused:
@@ -151,8 +154,11 @@ class Bill:
     def _reserve(self, model: str | None, most: Counts) -> None:
         self._model = model or self._model
         meter, loop = self._meter, asyncio.get_running_loop()
+        # The first prompt takes a request for each: a limit has room for all of them, or for none.
+        requests = 0 if any(bill._is_asked for bill in self._beside) else len(self._beside)
+        self._is_asked = True
         try:
-            self.taken = meter.limits.take(self._principal, self._model, most.tokens)
+            self.taken = meter.limits.take(self._principal, self._model, most.tokens, requests)
             reserved = meter.ledger.reserve(
                 self._principal, self._request_id, self._model, self._kind, most
             )

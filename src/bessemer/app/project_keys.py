@@ -54,7 +54,8 @@ def list_keys(
         reach(connection, principal, project_id, own=READ_SCOPE)
         rights, where = Rights(connection), _living(project_id)
         if active is not None:
-            owners = connection.execute(sa.select(api_keys.c.owner_id).where(where)).scalars()
+            living = sa.select(api_keys.c.owner_id).where(where).distinct()
+            owners = connection.execute(living).scalars()
             chosen = [one for one in owners if bool(rights.bound(one, project_id)) is active]
             where &= api_keys.c.owner_id.in_(chosen)
         rows, has_more = read_page(connection, api_keys, where, asked)

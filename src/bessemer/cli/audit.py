@@ -23,7 +23,9 @@ _DAY_S = 86_400
 @click.option("--actor", multiple=True, help="Only by this person's or key's id, or e-mail.")
 @click.option("--since", type=_DAY, help="Not before this day (UTC): 2026-11-27.")
 @click.option("--until", type=_DAY, help="Not after this day (UTC).")
-@click.option("--limit", default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
+)
 @json_option
 def command(
     action: tuple[str, ...],

@@ -155,8 +155,8 @@ class RateLimits:
         self._rows, self._limits = rows or 0, limits
         return True
 
-    def take(self, principal: Principal, model: str, tokens: int) -> Taken:
-        """Take a request of so many tokens, or nothing.
+    def take(self, principal: Principal, model: str, tokens: int, requests: int = 1) -> Taken:
+        """Take requests of so many tokens together, or nothing.
 
         Raises:
             RateLimited: a limit has not that much left; `standings` are the two `Standing`s.
@@ -165,7 +165,7 @@ class RateLimits:
             return NOTHING_TAKEN
         now_s = self._clock_s()
         buckets = tuple(self._applying(principal, model, now_s))
-        needs = [(bucket, 1 if bucket.what == "requests" else tokens) for bucket in buckets]
+        needs = [(bucket, requests if bucket.what == "requests" else tokens) for bucket in buckets]
         waits_s = [bucket.wait_s(count, now_s) for bucket, count in needs]
         if any(waits_s):
             longest_s = max(waits_s)
