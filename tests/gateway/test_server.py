@@ -16,6 +16,7 @@ import pytest
 
 from bessemer.core.errors import EngineUnavailable, InvalidInput, PortInUse
 from bessemer.gateway.asgi import build
+from bessemer.gateway.connection import HttpConnection
 from bessemer.gateway.exchange import MAX_BODY_BYTES
 from bessemer.gateway.server import Server, bind, serve, url_of
 from tests.fakes import FakeResponder, FakeServing
@@ -267,6 +268,7 @@ def test_a_signal_ends_serve_and_the_program_goes_on(number: signal.Signals) -> 
         b"nonsense\r\n\r\n",
         request_bytes("/v1/chat/completions", {"Authorization": "Bearer \x01"}),
         request_bytes("/v1/chat/completions", {"Content-Length": "-5"}),
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_in_openais_shape(sent: bytes) -> None:
@@ -275,3 +277,53 @@ def test_what_is_no_http_is_refused_in_openais_shape(sent: bytes) -> None:
     assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
     error = json.loads(body)["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
+    assert b"x-request-id: req_" in head
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("pause_s", [0, 0.02])
+def test_an_offer_of_http2_is_left_and_the_body_is_read(chunked: bool, pause_s: float) -> None:
+    """As Java's client and `curl --http2` send it, one request after the other."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"}
+    body = json.dumps({"model": "tiny", "messages": MESSAGES}).encode()
+    length = {"Content-Length": str(len(body))}
+    if chunked:
+        length = {"Transfer-Encoding": "chunked"}
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    head = request_bytes("/v1/chat/completions", {**offer, **length})
+    with running(app_of(FakeResponder())) as server, connected(server, b"") as sock:
+        for _ in range(2):
+            sock.sendall(head)
+            time.sleep(pause_s)  # then it is a packet of its own
+            sock.sendall(body)
+            assert b"Hello, world" in read_until(sock, b'"total_tokens":')
+        sock.sendall((head + body) * 2)
+        found = b""
+        while found.count(b"Hello, world") < 2:
+            found += read_until(sock, b"Hello, world")
+
+
+@pytest.mark.parametrize("before", [b"", chat_request()])
+def test_who_does_not_finish_a_head_is_told_and_let_go(
+    before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpConnection, "head_s", 0.2)
+    with running(app_of(FakeResponder())) as server, connected(server, before) as sock:
+        if before:
+            read_until(sock, b'"total_tokens":')
+        sock.sendall(b"POST /v1/chat/comp")
+        found = read_all(sock)
+    assert b"HTTP/1.1 408 " in found and b'"code":"request_timeout"' in found
+
+
+def test_who_says_nothing_is_let_go_and_an_answer_takes_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpConnection, "head_s", 0.2)
+    responder = FakeResponder(["word"], hold_after=0)
+    with running(app_of(responder)) as server, connected(server, chat_request()) as waiting:
+        with connected(server, b"") as silent:
+            assert read_all(silent) == b""
+        time.sleep(0.3)
+        server.do(responder.go.set)
+        assert b"200 OK" in read_until(waiting, b"total_tokens")

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bessemer.core.errors import InvalidInput, PortInUse
+from bessemer.gateway.connection import HttpConnection
 from bessemer.gateway.exchange import ASGIApp
-from bessemer.gateway.failures import error_body
 
 DEFAULT_PORT = 8000
 # Answers that are being given may end by themselves for this long; then they are told to stop.
@@ -61,17 +60,6 @@ def url_of(sock: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown and shown[0] != '[' else shown}:{port}"
 
 
-class _Http(HttpToolsProtocol):
-    """uvicorn's, but what is no HTTP is refused in the API's own shape."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body(InvalidInput(f"{msg} No request could be read from these bytes."))
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-        head += b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(head + body)
-        self.transport.close()
-
-
 class Server(uvicorn.Server):
     """One application on one socket. `run()` blocks; `stop()` may be called from any thread.
 
@@ -97,7 +85,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=_Http,
+                http=HttpConnection,
                 ws="none",
                 lifespan="off",
                 access_log=False,
