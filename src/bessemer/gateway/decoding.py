@@ -35,15 +35,17 @@ def convert(value: object, kind: type[Body], place: str) -> Body:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as fault:
-        raise _explain(str(fault).replace("`$", f"`$.{place}", 1)) from None
+        raise _explain(str(fault), place) from None
     except RecursionError:
         raise InvalidInput("The JSON body is nested too deeply.") from None
 
 
-def _explain(fault: str) -> InvalidInput:
+def _explain(fault: str, part: str = "") -> InvalidInput:
+    """`part` is where the value was that `fault` is about."""
     place = _PLACE.search(fault)
     # `[...]` is some value of a mapping.
     path = place["path"].replace("[...]", "") if place else ""
+    path = f"{part}.{path}" if part and path and path[0] != "[" else part + path
     what = fault[: place.start()] if place else fault
     field = _FIELD.search(what)
     if field is not None:
