@@ -202,6 +202,27 @@ def test_a_wrong_method_is_a_405_that_says_which_is_right(
     assert allowed in answer.error["message"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/assistants/a/files", "/v1/threads", "/v1/threads/t/x/y", "/v1/chatkit", "/v1/videos"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_all_of_a_retired_resource_says_what_replaces_it(method: str, path: str) -> None:
+    answer = call(app_of(FakeResponder()), path, method=method)
+    assert (answer.status, answer.error["code"]) == (404, "retired")
+    assert ("/v1/responses" in answer.error["message"]) is not path.endswith("videos")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", CHAT), ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/tiny")],
+)
+def test_a_query_that_nothing_reads_is_refused_by_name(method: str, path: str) -> None:
+    answer = call(app_of(FakeResponder()), f"{path}?limit=1", method=method)
+    assert (answer.status, answer.error["param"]) == (400, "limit")
+    assert answer.error["code"] == "unknown_parameter"
+
+
 def test_other_paths_go_to_the_other_application_and_ours_do_not() -> None:
     async def other(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
         await send({"type": "http.response.start", "status": 299, "headers": []})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from bessemer.app import audit, spending
+from bessemer.app import audit, names, spending
 from bessemer.app.metering import Meter
 from bessemer.app.paging import PageRequest
 from bessemer.app.spending import set_prices
@@ -151,15 +152,15 @@ def test_rate_limits_are_listed_changed_and_held_to(house: House) -> None:
     house.chat()
 
 
-def test_a_model_with_a_slash_in_its_name_has_limits_too(house: House) -> None:
+def test_a_model_with_a_slash_in_its_name_has_a_limit_of_its_own(house: House) -> None:
     limits, project_id = house.organization.projects.rate_limits, house.here.first.id
-    target = Target(url="http://127.0.0.1:1/v1", model="gpt-4o")
-    add_target(house.here.platform, house.here.owner, "openai/gpt-4o", target)
-    changed = limits.update_rate_limit(
-        "rl-openai/gpt-4o", project_id=project_id, max_requests_per_1_minute=5
-    )
-    assert (changed.id, changed.max_requests_per_1_minute) == ("rl-openai/gpt-4o", 5)
-    assert [one.id for one in limits.list_rate_limits(project_id)] == ["rl-*", changed.id]
+    here = replace(house.here.owner, project_id=project_id)
+    names.bind(house.here.platform, here, "model", "org/tiny", "sha256:" + "0" * 64)
+    limits.update_rate_limit("rl-org/tiny", project_id=project_id, max_requests_per_1_minute=2)
+    asked = {one.id: one.max_requests_per_1_minute for one in limits.list_rate_limits(project_id)}
+    assert asked == {"rl-*": 10**12, "rl-org/tiny": 2}
+    with pytest.raises(openai.NotFoundError, match="The model `org/tiny`"):
+        house.client.models.delete("org/tiny")
 
 
 def test_responses_tell_their_rate_limits_as_chats_do_whole_and_streamed(house: House) -> None:

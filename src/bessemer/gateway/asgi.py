@@ -17,6 +17,7 @@ from bessemer.app.embeddings import embed
 from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.core.errors import BessemerError
+from bessemer.core.principal import Principal
 from bessemer.gateway import catalog
 from bessemer.gateway.answering import Keeper, answer
 from bessemer.gateway.authentication import KeyRing, principal_of
@@ -169,24 +170,31 @@ class Gateway:
             await self._resource(exchange)
 
     async def _resource(self, exchange: Exchange) -> None:
-        method, path = exchange.method, exchange.path
+        method, path = exchange.method, exchange.raw_path
         try:
             route, ids = self._routes.find(method, exchange.sent_path)
         except (UnknownUrl, MethodNotAllowed) as fault:
-            if path in _ANSWERS:
+            if exchange.path in _ANSWERS:
                 others = f"{fault.allowed}, " if isinstance(fault, MethodNotAllowed) else ""
                 raise MethodNotAllowed(method, path, others + "POST") from None
             raise refuse(method, path, fault) from None
         exchange.route = route.path
         principal = principal_of(exchange, self._keyring)
         # A key is good for its first request, and a revoked one for none, from the answer on.
-        access = path.startswith(ACCESS_PREFIX) and method not in ("GET", "HEAD")
+        access = route.path.startswith(ACCESS_PREFIX) and method not in ("GET", "HEAD")
         learn = self._keyring.refresh if access else None
         query = Query(exchange.query, route.query)
         await route.handle(Call(exchange, principal, ids, query, learn))
 
-    async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
+    def _principal(self, exchange: Exchange) -> Principal:
+        """Who asks for what has no query, as none of the hot paths has."""
         principal = principal_of(exchange, self._keyring)
+        if exchange.query:
+            Query(exchange.query, ())
+        return principal
+
+    async def _generate(self, exchange: Exchange, parse: Parse, shape: Shape) -> None:
+        principal = self._principal(exchange)
         ask = parse(await exchange.read_json(), exchange.request_id)
         latencies = self._metrics.latencies
         answering = answer(
@@ -195,7 +203,7 @@ class Gateway:
         await exchange.while_connected(answering)
 
     async def _embed(self, exchange: Exchange) -> None:
-        principal = principal_of(exchange, self._keyring)
+        principal = self._principal(exchange)
         ask = parse_embedding(await exchange.read_json())
 
         async def answer_it() -> None:
@@ -209,7 +217,7 @@ class Gateway:
         await exchange.while_connected(answer_it())
 
     async def _models(self, exchange: Exchange, model: str) -> None:
-        principal = principal_of(exchange, self._keyring)
+        principal = self._principal(exchange)
         if model:
             body = catalog.one_model(self._serving, principal, model)
         else:

@@ -124,11 +124,8 @@ class Routes:
             node.routes[route.method] = route
 
     def find(self, method: str, path: str) -> Found:
-        """By the path as it was sent, in which a `%2F` is a slash within a name.
-
-        Raises UnknownUrl, or MethodNotAllowed with those that are.
-        """
-        parts = _parts(path)
+        """`path` is percent-encoded. Raises UnknownUrl, or MethodNotAllowed with those that are."""
+        parts = [unquote(part) for part in _parts(path)]
         node = _descend(self._root, parts)
         if node is None:
             raise UnknownUrl(f"Unknown request URL: {method} {path[:200]}.")

@@ -11,10 +11,11 @@ from bessemer.core.errors import Missing
 from bessemer.gateway.failures import MethodNotAllowed, UnknownUrl
 from bessemer.gateway.routes import Call, Route, Routes
 
+# And what replaces it, if anything does.
 _RETIRED = {
     "assistants": "POST /v1/responses, with POST /v1/conversations for what is remembered",
     "threads": "POST /v1/conversations, and POST /v1/responses to go on with one",
-    "videos": "nothing: OpenAI has retired it without a replacement",
+    "videos": None,
     "chatkit": "POST /v1/responses, with POST /v1/conversations for what is remembered",
 }
 
@@ -26,7 +27,7 @@ class NotBuilt(Missing):
 
 
 class Retired(UnknownUrl):
-    """An operation that OpenAI itself has turned off."""
+    """A resource that OpenAI itself has turned off, with all that was below it."""
 
     code = "retired"
 
@@ -35,20 +36,25 @@ def refuse(
     method: str, path: str, fault: UnknownUrl | MethodNotAllowed
 ) -> UnknownUrl | NotBuilt | MethodNotAllowed:
     """The error for a path that no route answers: `fault`, unless the specification knows more."""
+    resource = path.removeprefix("/v1/").partition("/")[0]
+    if resource in _RETIRED:
+        return _retired(f"{method} {path[:200]}", _RETIRED[resource])
     try:
         _specified().find(method, path)
     except (UnknownUrl, MethodNotAllowed):
         return fault
-    replacement = _RETIRED.get(path.split("/")[2])
-    if replacement is not None:
-        return Retired(
-            f"{method} {path[:200]} is retired in OpenAI's API.", next_step=f"use {replacement}"
-        )
     return NotBuilt(
         f"{method} {path[:200]} is in OpenAI's specification, and this server does not have it."
         " Nothing was done.",
         next_step="docs/reference/api.md lists what there is",
     )
+
+
+def _retired(operation: str, replacement: str | None) -> Retired:
+    said = f"{operation} is retired in OpenAI's API"
+    if replacement is None:
+        return Retired(f"{said}, and nothing replaces it.")
+    return Retired(f"{said}.", next_step=f"use {replacement}")
 
 
 @cache
