@@ -25,7 +25,9 @@ Prompt = str | list[int]
 
 
 class CompletionBody(Parameters, kw_only=True, forbid_unknown_fields=True):
-    prompt: str | list[str | int | list[int]]
+    """Null for a prompt is the beginning of a document, as the empty text is."""
+
+    prompt: str | list[str | int | list[int]] | None
     suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
@@ -44,7 +46,8 @@ def parse_completion(raw: bytes, request_id: str) -> Ask:
     _check_echo(body)
     n, candidates = body.n or 1, _candidates(body)
     constraint = constraint_of(body.structured_outputs)
-    prompts = [p for p in _prompts(body.prompt, candidates) for _ in range(candidates)]
+    prompt = "" if body.prompt is None else body.prompt
+    prompts = [p for p in _prompts(prompt, candidates) for _ in range(candidates)]
     ranked = candidates > n
     requests = [
         ChatRequest(
