@@ -1,5 +1,6 @@
 """What is taught is what is served; what somebody wrote is never a control token."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,18 @@ def test_a_name_is_written_or_refused(
     with pytest.raises(NameUnread, match="writes no name") as fault:
         check_names(messages, template)
     assert (fault.value.param, fault.value.status) == (f"messages[{unread}].name", 400)
+
+
+@pytest.mark.parametrize(("name", "repeats"), [("look", True), ("hear", False)])
+def test_the_name_of_a_result_may_repeat_its_calls(name: str, repeats: bool) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": name, "content": "A cat."},
+    ]
+    with contextlib.nullcontext() if repeats else pytest.raises(NameUnread, match="role 'tool'"):
+        check_names(messages, ChatTemplate(CHATML, SPECIAL))
 
 
 def test_messages_that_a_template_refuses_are_not_said_to_have_wrong_names() -> None:

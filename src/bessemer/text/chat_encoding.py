@@ -66,7 +66,7 @@ def check_names(messages: Sequence[Message], template: ChatTemplate, tools: Tool
         NameUnread: naming a message whose `name` changes nothing.
         InvalidInput: the template refuses the messages.
     """
-    named = [i for i, message in enumerate(messages) if message.get("name")]
+    named = _named(messages)
     if not named:
         return
     marks = {i: f"zq{i:06}qz" for i in named}
@@ -215,6 +215,21 @@ def _written(messages: Sequence[Message], template: ChatTemplate, tools: Tools) 
         return _plainly(messages, template, tools)
     except InvalidInput:
         return None
+
+
+def _named(messages: Sequence[Message]) -> list[int]:
+    """The messages whose `name` says more than they do without it: that of a result may repeat its
+    call's, as in OpenAI's own examples.
+    """
+    called: dict[str, str] = {}
+    found = []
+    for index, message in enumerate(messages):
+        for call in message.get("tool_calls") or ():
+            called[call.get("id", "")] = call["function"]["name"]
+        name = message.get("name")
+        if name and called.get(message.get("tool_call_id", "")) != name:
+            found.append(index)
+    return found
 
 
 def _nameless(message: Message) -> Message:
