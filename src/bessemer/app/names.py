@@ -59,13 +59,18 @@ def find_named(platform: Platform, principal: Principal, kind: Kind, text: str) 
     bound = _bound(platform, principal, kind)
     if text in bound:
         return Named(text, platform.artifacts.get(bound[text]))
-    digits = text.removeprefix(DIGEST_PREFIX)
-    if _DIGEST_PREFIX.fullmatch(digits):
+    if may_be_digest(text):
+        digits = text.removeprefix(DIGEST_PREFIX)
         found = _by_digest(platform, principal, kind, DIGEST_PREFIX + digits)
         if found is not None:
             return found
     known = ", ".join(sorted(bound)) or "none yet"
     raise NotFound(f"there is no {kind} {text!r}; known: {known}", next_step=_how_to_add(kind))
+
+
+def may_be_digest(text: str) -> bool:
+    """Whether it has the form of a digest, or of the beginning of one that is long enough."""
+    return _DIGEST_PREFIX.fullmatch(text.removeprefix(DIGEST_PREFIX)) is not None
 
 
 def bind(

@@ -10,8 +10,6 @@ alone: by a digest, one that is denied could be asked all the same.
 
 from __future__ import annotations
 
-import re
-
 from bessemer.app.chat import (
     CHAT_SCOPE,
     EngineFigures,
@@ -23,11 +21,8 @@ from bessemer.app.chat import (
 )
 from bessemer.app.embeddings import Embedder
 from bessemer.app.keys import KeyRing
-from bessemer.app.names import MIN_PREFIX_HEX
-from bessemer.core.digests import DIGEST_PREFIX
+from bessemer.app.names import may_be_digest
 from bessemer.core.principal import Principal
-
-_DIGEST = re.compile(rf"({DIGEST_PREFIX})?[0-9a-f]{{{MIN_PREFIX_HEX},64}}")
 
 
 class PermittedServing:
@@ -78,6 +73,6 @@ class PermittedServing:
         rule = now.models
         if rule is None:
             return
-        by_digest = rule.mode == "deny_list" and _DIGEST.fullmatch(model)
+        by_digest = rule.mode == "deny_list" and may_be_digest(model)
         if by_digest or not rule.allows(model):
             raise no_such_model(model)
