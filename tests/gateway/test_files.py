@@ -162,7 +162,9 @@ def test_unknown_queries_and_cursors_are_refused(app: ASGIApp) -> None:
 
 def test_the_rest_of_the_specification_says_what_it_is(app: ASGIApp) -> None:
     assert call(app, "/v1/images/generations", {}).status == 501
-    assert call(app, "/v1/audio/speech", {}).error["code"] == "not_implemented"
+    unbuilt = call(app, "/v1/audio/speech", {})
+    assert unbuilt.error["code"] == "not_implemented"
+    assert unbuilt.headers["x-should-retry"] == "false", "it would be asked three times in vain"
     retired = call(app, "/v1/assistants", method="GET")
     assert retired.status == 404 and "/v1/responses" in retired.error["message"]
     assert call(app, "/v1/threads/t1/runs/r1/steps", method="GET").error["code"] == "retired"

@@ -30,7 +30,7 @@ Header = tuple[bytes, bytes]
 # A worker is restarted, a model loaded, a database back within seconds.
 RETRY_ENGINE_S = 5
 
-# OpenAI's clients try again at 503 unless they are told not to, in OpenAI's own way.
+# OpenAI's clients try again at 429 and 5xx unless they are told not to, in OpenAI's own way.
 _DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
@@ -139,6 +139,8 @@ def error_headers(error: BessemerError) -> list[Header]:
         return [(b"connection", b"close")]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allowed.encode())]
+    if error.status == 501:
+        return [_DO_NOT_RETRY]
     if error.status == 401:
         return [(b"www-authenticate", b"Bearer")]
     return []
