@@ -141,8 +141,11 @@ def test_an_item_that_comes_twice_is_refused_and_nothing_is_added(client: openai
     item: Any = {"type": "message", "role": "user", "content": "1", "id": "msg_1"}
     made = client.conversations.create(items=[item])
     fresh: Any = {"role": "user", "content": "2"}
-    with pytest.raises(openai.BadRequestError, match="Duplicate"):
+    with pytest.raises(openai.BadRequestError, match="Duplicate") as twice:
         client.conversations.items.create(made.id, items=[fresh, item])
+    with pytest.raises(openai.NotFoundError, match="msg_none") as missing:
+        client.conversations.create(items=[{"type": "item_reference", "id": "msg_none"}])
+    assert (twice.value.param, missing.value.param) == ("items", "items")
     with pytest.raises(openai.BadRequestError, match="Duplicate"):
         client.responses.create(model="tiny", input=[item], conversation=made.id)
     assert texts(client, made.id) == ["1"]

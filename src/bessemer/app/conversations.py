@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.app.tables import conversations
 from bessemer.core.database import now_ms
-from bessemer.core.errors import NotFound
+from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 
@@ -55,7 +56,7 @@ def create(
         "created_ms": made.created_ms,
         "labels": msgspec.json.encode(labels).decode(),
     }
-    with platform.db.write() as connection:
+    with _items_at_fault(), platform.db.write() as connection:
         connection.execute(conversations.insert().values(row))
         given = items.resolve(connection, principal, added)
         items.insert(connection, principal, made.id, "input", given)
@@ -96,7 +97,7 @@ def add_items(
 ) -> list[Item]:
     """Add items at the end, all or none; returns them as they are stored."""
     principal.require(CHAT_SCOPE)
-    with platform.db.write() as connection:
+    with _items_at_fault(), platform.db.write() as connection:
         find(connection, principal, conversation_id)
         given = items.resolve(connection, principal, added)
         items.insert(connection, principal, conversation_id, "input", given)
@@ -144,3 +145,14 @@ def find(connection: sa.Connection, principal: Principal, conversation_id: str) 
             f"Conversation with id '{conversation_id[:100]}' not found.", param="conversation"
         )
     return Conversation(row.id, row.created_ms, msgspec.json.decode(row.labels))
+
+
+@contextlib.contextmanager
+def _items_at_fault() -> Iterator[None]:
+    """What a response calls its input are the items of a conversation."""
+    try:
+        yield
+    except (InvalidInput, NotFound) as fault:
+        if fault.param == "input":
+            fault.param = "items"
+        raise
