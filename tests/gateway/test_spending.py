@@ -14,7 +14,6 @@ from bessemer.app import audit, names, spending
 from bessemer.app.metering import Meter
 from bessemer.app.paging import PageRequest
 from bessemer.app.spending import set_prices
-from bessemer.app.targets import Target, add_target
 from bessemer.gateway.asgi import build
 from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeResponder, FakeServing

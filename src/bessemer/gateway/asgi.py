@@ -170,9 +170,9 @@ class Gateway:
             await self._resource(exchange)
 
     async def _resource(self, exchange: Exchange) -> None:
-        method, path = exchange.method, exchange.raw_path
+        method, path = exchange.method, exchange.sent_path
         try:
-            route, ids = self._routes.find(method, exchange.sent_path)
+            route, ids = self._routes.find(method, path)
         except (UnknownUrl, MethodNotAllowed) as fault:
             if exchange.path in _ANSWERS:
                 others = f"{fault.allowed}, " if isinstance(fault, MethodNotAllowed) else ""

@@ -61,7 +61,6 @@ class Exchange:
         self.query: bytes = scope.get("query_string", b"")
         self.route = "unknown"  # as `/metrics` counts it; what callers make up is no label
         self.request_id = new_id("req")
-        self._scope = scope
         self._headers: Sequence[Header] = scope["headers"]
         self._receive, self._send = receive, send
         self.status: int | None = None  # once an answer has begun
@@ -70,10 +69,11 @@ class Exchange:
         self._more: list[Header] = []
 
     @property
-    def raw_path(self) -> str:
-        """The path as it was sent, still percent-encoded: an id may have a slash in it."""
-        raw: bytes | None = self._scope.get("raw_path")
-        return self.path if raw is None else raw.decode("latin-1")
+    def sent_path(self) -> str:
+        """The path with its percent signs, where the server gives it."""
+        if self._raw_path is None:
+            return quote(self.path)
+        return self._raw_path.decode("latin-1").partition("?")[0]
 
     def add_headers(self, headers: Sequence[Header]) -> None:
         """Headers of the answer that is still to come."""

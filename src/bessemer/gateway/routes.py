@@ -124,7 +124,10 @@ class Routes:
             node.routes[route.method] = route
 
     def find(self, method: str, path: str) -> Found:
-        """`path` is percent-encoded. Raises UnknownUrl, or MethodNotAllowed with those that are."""
+        """By the path as it was sent, in which a `%2F` is a slash within a name.
+
+        Raises UnknownUrl, or MethodNotAllowed with those that are.
+        """
         parts = [unquote(part) for part in _parts(path)]
         node = _descend(self._root, parts)
         if node is None:
@@ -147,4 +150,4 @@ def _descend(node: _Node, parts: Sequence[str]) -> _Node | None:
 
 
 def _parts(path: str) -> list[str]:
-    return [unquote(part) for part in path.split("/")[1:]]
+    return path.split("/")[1:]
