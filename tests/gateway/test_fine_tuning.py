@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from bessemer.app import fine_tuning_desk, jobs
+from bessemer.app import files, fine_tuning, fine_tuning_desk, jobs
 from bessemer.app.adapters import find_adapter
 from bessemer.app.spending import set_prices
 from bessemer.core.runs import RunFolder
@@ -132,6 +132,16 @@ def test_a_file_that_is_not_there_or_of_another_purpose_is_refused(shop: Shop) -
     assert (other.status, other.error["param"]) == (400, "training_file")
 
 
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_a_file_that_is_deleted_before_it_is_read_is_named(shop: Shop, param: str) -> None:
+    gone = shop.upload(world.chats(4))
+    job = shop.create(world.chats(4), **{param: gone})
+    files.delete(shop.platform, ME, gone)
+    error = shop.until(job, "failed")["error"]
+    assert (error["code"], error["param"]) == (f"invalid_{param}", param)
+    assert error["message"] == f"{gone} was deleted or expired before it was read"
+
+
 def test_a_model_that_a_project_may_not_ask_it_may_not_train(shop: Shop) -> None:
     body = {"model": "tiny", "training_file": shop.upload(world.chats(2))}
     answer = call(shop.app, JOBS, body, key=DENIED_KEY)
@@ -211,9 +221,10 @@ def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
 
 def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
     early = shop.create(world.chats(4))
-    assert shop.post(early, "cancel").json()["status"] == "cancelled"
+    ended = shop.post(early, "cancel").json()
+    assert (ended["status"], ended["finished_at"]) == ("cancelled", ended["created_at"])
     shop.work()
-    assert shop.get(early)["finished_at"] is not None
+    assert shop.get(early) == ended
     assert list(shop.platform.home.runs.iterdir()) == []
     shop.mark("hold")
     going = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
@@ -221,11 +232,55 @@ def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
     shop.until(going, "running")
     assert shop.get(waiting)["status"] == "queued"
     for job in (waiting, going):
-        assert shop.post(job, "cancel").json()["status"] == "cancelled"
-        assert shop.until(job, "cancelled")["fine_tuned_model"] is None
-    shop.work()
-    assert shop.get(going)["finished_at"] is not None
+        ended = shop.post(job, "cancel").json()
+        assert (ended["status"], ended["fine_tuned_model"]) == ("cancelled", None)
+        assert ended["finished_at"] >= ended["created_at"]
+        shop.work()
+        assert shop.get(job) == ended
     assert shop.trail(going["id"])[1:] == [("fine_tuning_job.cancelled", {"status": "running"})]
+
+
+def during(shop: Shop, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """A round of the desk; `meanwhile` happens once, when the first file has been read."""
+    read = fine_tuning_desk.import_files
+
+    def read_slowly(*given: Any) -> Any:
+        try:
+            return read(*given)
+        finally:
+            monkeypatch.setattr(fine_tuning_desk, "import_files", read)
+            meanwhile()
+
+    monkeypatch.setattr(fine_tuning_desk, "import_files", read_slowly)
+    shop.desk.round()
+
+
+@pytest.mark.parametrize("lines", [world.chats(4), ["no chat"]])
+def test_what_was_cancelled_while_its_files_were_read_stays_so(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, lines: list[Any]
+) -> None:
+    job, ended = shop.create(lines), {}
+    during(shop, monkeypatch, lambda: ended.update(shop.post(job, "cancel").json()))
+    assert ended["status"] == "cancelled"
+    for _ in range(3):
+        assert shop.get(job) == ended
+        shop.work()
+    assert list(shop.platform.home.runs.iterdir()) == []
+
+
+def test_nothing_takes_a_cancel_back(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = shop.mark("hold")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    shop.until(job, "running")
+    with monkeypatch.context() as patch:  # a step that takes longer than one waits for it
+        patch.setattr(jobs, "cancel", lambda *_, **__: None)
+        told = fine_tuning.cancel(shop.platform, ME, job["id"], wait_s=0.0)
+        assert told.status == "running"
+        for verb in ("pause", "resume"):
+            assert shop.post(job, verb).status == 400
+        assert "is being cancelled" in shop.post(job, "pause").error["message"]
+    assert shop.until(job, "cancelled")["status"] == "cancelled"
+    hold.unlink()
 
 
 def test_a_run_that_is_killed_goes_on_by_itself(shop: Shop) -> None:

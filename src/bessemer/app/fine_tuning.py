@@ -228,10 +228,10 @@ def resume(platform: Platform, principal: Principal, job_id: str) -> Job:
             param="fine_tuning_job_id",
             next_step=f"GET /v1/fine_tuning/jobs/{job_id}/events tells how it went",
         )
-    _want(platform, principal, job, "run")
     assert job.run_id is not None
-    with contextlib.suppress(Conflict):  # somebody else resumed it just now
-        jobs.resume(platform, principal, job.run_id)
+    if _want(platform, principal, job, "run"):
+        with contextlib.suppress(Conflict):  # somebody else resumed it just now
+            jobs.resume(platform, principal, job.run_id)
     return get(platform, principal, job_id)
 
 
@@ -308,9 +308,17 @@ def job_of(platform: Platform, row: sa.Row[Any]) -> Job:
         row.result_file,
         row.trained_tokens,
         None if row.error is None else msgspec.json.decode(row.error, type=Fault),
-        row.finished_ms,
+        row.finished_ms if status != "cancelled" else ended_ms(platform, row),
         eta_s,
     )
+
+
+def ended_ms(platform: Platform, row: sa.Row[Any]) -> int:
+    """When a job that was cancelled ended: by its row, or by the last word of its run."""
+    if row.finished_ms is not None:
+        return int(row.finished_ms)
+    said = RunFolder(platform.home.runs / row.run_id).read()
+    return int(said[-1]["t"] * 1000) if said else now_ms()
 
 
 def acting_for(row: sa.Row[Any] | Job) -> Principal:
@@ -322,7 +330,7 @@ def _status(platform: Platform, row: sa.Row[Any]) -> Status:
     if row.state in FINAL:
         return row.state  # type: ignore[no-any-return]
     if row.state == "validating":
-        return "cancelled" if row.wanted == "cancel" else "validating_files"
+        return "validating_files"
     state = jobs.get_run(platform, acting_for(row), row.run_id).state
     if state == "cancelled" or (state == "dead" and row.wanted != "run"):
         return "cancelled" if row.wanted == "cancel" else "paused"
@@ -334,37 +342,51 @@ def _steer(
     platform: Platform, principal: Principal, job_id: str, wanted: Wanted, wait_s: float
 ) -> Job:
     principal.require(WRITE_SCOPE)
-    job = job_of(platform, _row(platform, principal, job_id))
-    if job.status in FINAL or (wanted == "pause" and job.status in ("paused", "validating_files")):
+    row = _row(platform, principal, job_id)
+    job = job_of(platform, row)
+    is_ending = row.wanted == "cancel" and job.status not in FINAL
+    unready = wanted == "pause" and (is_ending or job.status in ("paused", "validating_files"))
+    if job.status in FINAL or unready:
+        now = "being cancelled" if is_ending else job.status
         raise InvalidInput(
-            f"{job_id} is {job.status}; it cannot be {_PAST[wanted]}",
+            f"{job_id} is {now}; it cannot be {_PAST[wanted]}",
             param="fine_tuning_job_id",
             next_step=f"GET /v1/fine_tuning/jobs/{job_id}/events tells how it went",
         )
     _want(platform, principal, job, wanted)
+    deadline_s = time.monotonic() + wait_s
     if job.run_id is not None and job.status in ("queued", "running"):
-        deadline_s = time.monotonic() + wait_s
         # One that is over already, or starts for longer: the desk looks at both.
         with contextlib.suppress(Conflict, NotFound):
             jobs.cancel(platform, principal, job.run_id, wait_s=wait_s)
-        while job.status == "running" and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-            job = job_of(platform, _row(platform, principal, job_id))
-    return job_of(platform, _row(platform, principal, job_id))
+    job = job_of(platform, _row(platform, principal, job_id))
+    while job.status in _GOING and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+        job = job_of(platform, _row(platform, principal, job_id))
+    return job
 
 
+_GOING = ("validating_files", "queued", "running")
 _PAST = {"pause": "paused", "cancel": "cancelled", "run": "resumed"}
 
 
-def _want(platform: Platform, principal: Principal, job: Job, wanted: Wanted) -> None:
+def _want(platform: Platform, principal: Principal, job: Job, wanted: Wanted) -> bool:
+    """Whether the wish counts: a job that is over, or to be cancelled, has no other any more."""
     table = fine_tuning_jobs
-    changes = (table.c.id == job.id) & table.c.state.in_(("validating", "open"))
+    going = (table.c.id == job.id) & table.c.state.in_(("validating", "open"))
+    changes = going & (table.c.wanted != "cancel")
     if wanted != "run":  # a run that was stopped by itself is resumed without a new wish
         changes &= table.c.wanted != wanted
     with platform.db.write() as connection:
-        if connection.execute(table.update().where(changes).values(wanted=wanted)).rowcount:
-            action = f"fine_tuning_job.{_PAST[wanted]}"
-            audit.record(connection, principal, action, job.id, before={"status": job.status})
+        if not connection.execute(table.update().where(changes).values(wanted=wanted)).rowcount:
+            return False
+        if wanted == "cancel":  # where no run was asked for, this is the end already
+            unread = going & (table.c.state == "validating") & table.c.run_id.is_(None)
+            ended = {"state": "cancelled", "finished_ms": now_ms()}
+            connection.execute(table.update().where(unread).values(ended))
+        action = f"fine_tuning_job.{_PAST[wanted]}"
+        audit.record(connection, principal, action, job.id, before={"status": job.status})
+    return True
 
 
 def _row(platform: Platform, principal: Principal, job_id: str) -> sa.Row[Any]:

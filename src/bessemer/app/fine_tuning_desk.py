@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 
 from bessemer.app import adapters, files, jobs, names
 from bessemer.app.adapters import NamedAdapter, find_served
-from bessemer.app.fine_tuning import Fault, acting_for
+from bessemer.app.fine_tuning import Fault, acting_for, ended_ms
 from bessemer.app.fine_tuning_events import train_metrics, valid_metrics
 from bessemer.app.fine_tuning_files import FileFault, import_files, measure
 from bessemer.app.fine_tuning_method import Method
@@ -34,9 +35,10 @@ from bessemer.app.tables import files as files_table
 from bessemer.app.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from bessemer.app.training import submit_train
 from bessemer.core.database import now_ms
-from bessemer.core.errors import BessemerError, Conflict, DatabaseUnavailable
+from bessemer.core.errors import BessemerError, Conflict, DatabaseUnavailable, NotFound
 from bessemer.core.events import Event
 from bessemer.core.ids import new_id
+from bessemer.core.principal import Principal
 from bessemer.core.tables import runs
 from bessemer.models.config import ModelConfig
 
@@ -117,11 +119,10 @@ def _submit(platform: Platform, row: sa.Row[Any]) -> None:
     principal = acting_for(row)
     method = msgspec.json.decode(row.method, type=Method)
     # 1. The files, checked line by line and stored.
-    train, validation = (
-        None if file_id is None else files.get(platform, principal, file_id).path
-        for file_id in (row.training_file, row.validation_file)
+    train = _file(platform, principal, row.training_file, "training_file")
+    validation = row.validation_file and _file(
+        platform, principal, row.validation_file, "validation_file"
     )
-    assert train is not None
     dataset = import_files(platform, principal, row.id, method.type, train, validation)
     # 2. The base, and how long its rows have to be.
     base = _base_of(platform, row)
@@ -148,6 +149,14 @@ def _submit(platform: Platform, row: sa.Row[Any]) -> None:
     _change(platform, row, state="open", method=msgspec.json.encode(settled.method).decode())
 
 
+def _file(platform: Platform, principal: Principal, file_id: str, param: str) -> Path:
+    try:
+        return files.get(platform, principal, file_id).path
+    except NotFound:
+        message = f"{file_id} was deleted or expired before it was read"
+        raise FileFault(message, param=param) from None
+
+
 def _base_of(platform: Platform, row: sa.Row[Any]) -> _Base:
     found = find_served(platform, acting_for(row), row.model)
     if isinstance(found, NamedAdapter):
@@ -167,7 +176,7 @@ def _follow(platform: Platform, row: sa.Row[Any]) -> None:
         case "dead":
             _revive(platform, row, run)
         case "cancelled" if row.wanted == "cancel":
-            _end(platform, row, "cancelled")
+            _end(platform, row, "cancelled", finished_ms=ended_ms(platform, row))
         case "failed":
             said = _last_error(events) or run.note or "the run failed without a word"
             _end(platform, row, "failed", Fault("run_failed", said))
@@ -177,7 +186,7 @@ def _follow(platform: Platform, row: sa.Row[Any]) -> None:
 
 def _revive(platform: Platform, row: sa.Row[Any], run: Run) -> None:
     if row.wanted == "cancel":
-        _end(platform, row, "cancelled")
+        _end(platform, row, "cancelled", finished_ms=ended_ms(platform, row))
     elif row.wanted == "run" and run.attempts < MOST_ATTEMPTS:
         with contextlib.suppress(Conflict):
             jobs.resume(platform, acting_for(row), run.id)
@@ -311,7 +320,7 @@ def _end(
     platform: Platform, row: sa.Row[Any], state: str, fault: Fault | None = None, **more: Any
 ) -> None:
     error = None if fault is None else msgspec.json.encode(fault).decode()
-    _change(platform, row, state=state, error=error, finished_ms=now_ms(), **more)
+    _change(platform, row, **{"state": state, "error": error, "finished_ms": now_ms(), **more})
 
 
 def _change(platform: Platform, row: sa.Row[Any], **values: Any) -> bool:
