@@ -19,6 +19,10 @@ USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello!"}
 GOOD = json.dumps({"messages": [USER, ANSWER]})
 CALL = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": "{}"}}
+# As OpenAI's client dumps an answer.
+SAVED = ANSWER | dict.fromkeys(("refusal", "audio", "function_call")) | {
+    "annotations": [], "tool_calls": [],
+}  # fmt: skip
 TOOL = {"type": "function", "function": {"name": "get", "parameters": {"type": "object"}}}
 
 
@@ -104,7 +108,11 @@ def test_what_the_format_allows_passes(good: dict[str, Any]) -> None:
         (example(USER, {**ANSWER, "weight": None}), "messages[1].weight is None"),
         (example(USER, {"role": "assistant", "content": ""}), "messages[1] says nothing"),
         (example(USER, {"role": "assistant", "content": None}), "messages[1] says nothing"),
-        (example(USER, {**ANSWER, "tool_calls": []}), "tool_calls is not an array of calls"),
+        (example(USER, {**ANSWER, "tool_calls": {}}), "tool_calls is not an array of calls"),
+        (example(USER, {**ANSWER, "annotations": [1]}), "unknown key messages[1].annotations"),
+        (example(USER, {**ANSWER, "function_call": {}}), "unknown key messages[1].function_call"),
+        (example({**USER, "tool_calls": []}, ANSWER), "unknown key messages[0].tool_calls"),
+        (example(USER, {**ANSWER, "wieght": None}), "unknown key messages[1].wieght"),
         (example(USER, {**ANSWER, "tool_calls": [{}]}), "tool_calls[0].function is missing"),
         (
             example(USER, {**ANSWER, "tool_calls": [{**CALL, "type": "fn", "id": 1}]}),
@@ -247,6 +255,7 @@ def test_parts_are_joined_and_nulls_left_out(tmp_path: Path) -> None:
         example({"role": "user", "content": parts}, refusal),
         example(USER, call, tools=[TOOL]),
         example(USER, {"role": "assistant", "refusal": "No.", "weight": 1}),
+        example({**USER, "name": None}, SAVED, parallel_tool_calls=None),
     ]
     chats = read_chats(write(tmp_path, *map(json.dumps, lines)))
     assert chats[0].messages == [
@@ -256,3 +265,4 @@ def test_parts_are_joined_and_nulls_left_out(tmp_path: Path) -> None:
     assert chats[1].messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
     assert chats[1].as_line()["tools"] == [TOOL]
     assert chats[2].messages[1] == {"role": "assistant", "content": "No.", "weight": 1}
+    assert chats[3].messages == [USER, ANSWER]

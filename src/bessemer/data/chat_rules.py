@@ -2,7 +2,8 @@
 
 `faults_of` names every fault of one example in words for the person who wrote the file. It does
 not read files, and does not know any model's template. The rules of single messages and tools
-serve the other formats as well; `where` is how each fault calls its place.
+serve the other formats as well; `where` is how each fault calls its place. An answer may be one
+that OpenAI's client has saved: its nulls and empty lists say nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 COMMON_KEYS = ("role", "content", "name")
+# What a saved answer has beside these, empty; with something in it, it cannot be learned.
+EMPTY_KEYS = ("annotations", "audio", "function_call")
 ROLE_KEYS = {"assistant": ("weight", "tool_calls", "refusal"), "tool": ("tool_call_id",)}
 
 
@@ -37,7 +40,7 @@ def faults_of(example: Any) -> list[str]:
     else:
         faults += _messages(messages)
     faults += tools_faults(example.get("tools"))
-    if not isinstance(example.get("parallel_tool_calls", True), bool):
+    if not isinstance(example.get("parallel_tool_calls"), bool | None):
         faults.append("parallel_tool_calls is not true or false")
     return faults
 
@@ -56,6 +59,18 @@ def _messages(messages: list[Any]) -> Iterator[str]:
     yield from tool_order_faults(messages)
 
 
+def without_empty(message: dict[str, Any]) -> dict[str, Any]:
+    """The message without what a client has written into it that says nothing."""
+    is_answer = message.get("role") == "assistant"
+    nulls = ("name", *(EMPTY_KEYS if is_answer else ()))
+    lists = ("tool_calls", "annotations") if is_answer else ()
+    return {
+        key: value
+        for key, value in message.items()
+        if not (value is None and key in nulls) and not (value == [] and key in lists)
+    }
+
+
 def message_faults(message: Any, where: str) -> Iterator[str]:
     """The faults of one message of any role."""
     if not isinstance(message, dict):
@@ -66,6 +81,7 @@ def message_faults(message: Any, where: str) -> Iterator[str]:
         said = "is missing" if "role" not in message else f"is {role!r}"
         yield f"{where}.role {said}; it must be one of {', '.join(ROLES)}"
         return
+    message = without_empty(message)
     yield from unknown_keys(message, COMMON_KEYS + ROLE_KEYS.get(role, ()), f"{where}.")
     if not isinstance(message.get("name", ""), str):
         yield f"{where}.name is {kind_of(message['name'])}, not a string"

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bessemer.data.chat_rules import without_empty
+
 Message = dict[str, Any]
 
 _INSTRUCTIONS = frozenset({"system", "developer"})
@@ -57,7 +59,8 @@ def chat_of(example: dict[str, Any], kind: str | None = None, symbol: str | None
 
 def plain(message: Message) -> Message:
     """A checked message with its content as one string."""
-    kept = {key: value for key, value in message.items() if value is not None}
+    said = without_empty(message)
+    kept = {key: value for key, value in said.items() if value is not None}
     content = kept.get("content")
     if isinstance(content, list):
         kept["content"] = "".join(part[part["type"]] for part in content)

@@ -103,7 +103,7 @@ def _input_faults(example: dict[str, Any]) -> Iterator[str]:
             yield from message_faults(message, f"input.messages[{index}]")
         yield from tool_order_faults(messages, "input.messages")
     yield from tools_faults(asked.get("tools"), "input.tools")
-    if not isinstance(asked.get("parallel_tool_calls", True), bool):
+    if not isinstance(asked.get("parallel_tool_calls"), bool | None):
         yield "input.parallel_tool_calls is not true or false"
 
 

@@ -95,6 +95,6 @@ def prompt_faults(line: Any) -> list[str]:
         if isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
             faults.append("messages ends with an answer; a prompt ends with what is to be answered")
     faults += tools_faults(line.get("tools"))
-    if not isinstance(line.get("parallel_tool_calls", True), bool):
+    if not isinstance(line.get("parallel_tool_calls"), bool | None):
         faults.append("parallel_tool_calls is not true or false")
     return faults
