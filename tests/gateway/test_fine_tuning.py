@@ -192,6 +192,18 @@ def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:
         assert [job.id for job in found(extra_query={"metadata": "null"})] == [ids[3]]
 
 
+def test_a_stream_begins_behind_an_event_that_there_is(shop: Shop) -> None:
+    job = shop.until(shop.create(world.chats(4)), "succeeded")
+    events = f"{JOBS}/{job['id']}/events"
+    newest_first = call(shop.app, events, method="GET").json()["data"]
+    after = newest_first[3]["id"]
+    streamed = call(shop.app, f"{events}?stream=true&after={after}", method="GET").events()
+    assert streamed == [*newest_first[2::-1], "[DONE]"]
+    for query, param in (("after=ftevent-x", "after"), ("limit=2", "limit")):
+        refused = call(shop.app, f"{events}?stream=true&{query}", method="GET")
+        assert (refused.status, refused.error["param"]) == (400, param)
+
+
 def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
     hold = shop.mark("hold")
     job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})

@@ -49,7 +49,7 @@ def list_events(
     if asked.after is not None:
         ids = [event.id for event in newest_first]
         if asked.after not in ids:
-            raise InvalidInput(f"there is no {asked.after[:100]!r} in this list", param="after")
+            raise no_such_event(asked.after)
         begin = ids.index(asked.after) + 1
     end = begin + asked.limit
     return newest_first[begin:end], end < len(newest_first)
@@ -69,6 +69,10 @@ def all_events(platform: Platform, job: Job) -> list[JobEvent]:
         JobEvent(f"ftevent-{stem}-{number:06d}", t, each.level, each.message, each.data)
         for number, (t, each) in enumerate(told)
     ]
+
+
+def no_such_event(cursor: str) -> InvalidInput:
+    return InvalidInput(f"there is no {cursor[:100]!r} in this list", param="after")
 
 
 def train_metrics(event: Event) -> dict[str, float]:

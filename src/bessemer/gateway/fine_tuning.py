@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from bessemer.app import fine_tuning
 from bessemer.app.fine_tuning import FINAL, Job, JobCheckpoint
-from bessemer.app.fine_tuning_events import JobEvent, all_events, list_events
+from bessemer.app.fine_tuning_events import JobEvent, all_events, list_events, no_such_event
 from bessemer.app.fine_tuning_method import Hyperparameters, Method, Supervised
 from bessemer.app.platform import Platform
 from bessemer.core.errors import InvalidInput
@@ -191,10 +191,12 @@ def routes(platform: Platform) -> list[Route]:
     async def events(call: Call) -> None:
         """What a job says, newest first; with `stream=true` as it comes, oldest first."""
         job_id = call.ids["job_id"]
-        if call.query.truth("stream"):
-            await _stream(platform, call, job_id)
-            return
         asked = call.query.page(most=_MOST_EVENTS)
+        if call.query.truth("stream"):
+            if call.query.text("limit") is not None:
+                raise InvalidInput("'limit' is for pages; a stream goes to the end.", param="limit")
+            await _stream(platform, call, job_id, asked.after)
+            return
         found, has_more = await call.work(list_events, platform, call.principal, job_id, asked)
         await call.reply(ListShape.of([EventShape.of(event) for event in found], has_more))
 
@@ -233,9 +235,11 @@ def _metadata(query: Query) -> dict[str, str] | None:
     return dict(query.mapping("metadata")) or None
 
 
-async def _stream(platform: Platform, call: Call, job_id: str) -> None:
-    after = call.query.text("after")
+async def _stream(platform: Platform, call: Call, job_id: str, after: str | None) -> None:
     first = await call.work(fine_tuning.get, platform, call.principal, job_id)
+    told = await call.work(all_events, platform, first)
+    if after is not None and after not in [event.id for event in told]:
+        raise no_such_event(after)
 
     async def send_all() -> None:
         await call.exchange.open_events()
