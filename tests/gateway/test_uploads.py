@@ -205,8 +205,9 @@ def test_what_expired_takes_nothing_and_its_parts_go(platform: Platform) -> None
     assert states == ["expired", "pending"]
 
 
+@pytest.mark.parametrize("overtaken_after", [False, True])
 def test_of_two_who_complete_at_one_time_one_gets_the_file(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, overtaken_after: bool
 ) -> None:
     upload = begin(platform, 1)
     part = add(platform, upload, b"x")
@@ -214,8 +215,9 @@ def test_of_two_who_complete_at_one_time_one_gets_the_file(
 
     def overtaken(paths: Any, written: Any) -> str:
         monkeypatch.setattr(uploads, "_join", join)
+        found = join(paths, written) if overtaken_after else ""
         uploads.complete(platform, ME, upload.id, [part])
-        return join(paths, written) if all(path.exists() for path in paths) else ""
+        return found or join(paths, written)
 
     monkeypatch.setattr(uploads, "_join", overtaken)
     with pytest.raises(Conflict):
@@ -231,3 +233,26 @@ def test_a_swept_home_keeps_the_parts_that_are_needed(platform: Platform) -> Non
         os.utime(path, (0, 0))
     uploads.sweep(platform)
     assert [path.name for path in platform.home.uploads.iterdir()] == [kept]
+
+
+@pytest.mark.parametrize("end", ["complete", "cancel"])
+def test_a_kill_behind_an_uploads_end_leaves_no_parts(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    upload = begin(platform, 2)
+    parts = [add(platform, upload, b"x"), add(platform, upload, b"y")]
+    going = add(platform, begin(platform, 1), b"z")
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "_forget_parts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            if end == "complete":
+                uploads.complete(platform, ME, upload.id, parts)
+            else:
+                uploads.cancel(platform, ME, upload.id)
+    assert len(list(platform.home.uploads.iterdir())) == 3
+    uploads.sweep(platform)
+    assert [path.name for path in platform.home.uploads.iterdir()] == [going]
+    assert len(list(platform.home.files.iterdir())) == (end == "complete")

@@ -32,6 +32,7 @@ MAX_PART_BYTES = 64 * 2**20
 LIFE_S = 3600
 MAX_MIME_TYPE = 200
 _CHUNK_BYTES = 1 << 20
+_owner_of_part = uploads.c.id == upload_parts.c.upload_id
 _YOUNG_S = 3600.0
 
 Status = Literal["pending", "completed", "cancelled", "expired"]
@@ -190,7 +191,11 @@ def complete(
             raise _over(upload_id, "completed or cancelled by somebody else")
 
     with files.writer(platform, MAX_UPLOAD_BYTES) as written:
-        found = _join(paths, written)
+        try:
+            found = _join(paths, written)
+        except FileNotFoundError:  # somebody else ended it meanwhile; this says how
+            pending(platform, principal, upload_id)
+            raise
         if md5 is not None and found != md5.strip().lower():
             raise InvalidInput(
                 f"the parts in this order have the MD5 {found}, not {md5[:100]}", param="md5"
@@ -217,12 +222,14 @@ def cancel(platform: Platform, principal: Principal, upload_id: str) -> Upload:
 
 
 def sweep(platform: Platform) -> None:
-    """Forget the parts of expired uploads, and what a killed process left behind."""
+    """Forget the parts of uploads that are over or expired, and what a killed process left."""
     late = (uploads.c.status == "pending") & (uploads.c.expires_ms <= now_ms())
+    # Also of those whose end a process was killed behind: their parts are a second whole file.
+    over = sa.select(upload_parts.c.upload_id).distinct().join(uploads, _owner_of_part)
     with platform.db.write() as connection:
-        expired = list(connection.execute(sa.select(uploads.c.id).where(late)).scalars())
         connection.execute(uploads.update().where(late).values(status="expired"))
-    _forget_parts(platform, expired)
+        ended = list(connection.execute(over.where(uploads.c.status != "pending")).scalars())
+    _forget_parts(platform, ended)
     young_s = time.time() - _YOUNG_S
     old = [path for path in platform.home.uploads.iterdir() if path.stat().st_mtime < young_s]
     if old:
