@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
-from bessemer.app import files
+from bessemer.app import audit, files
+from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.core.home import Home
 from bessemer.core.principal import Principal
@@ -186,6 +188,32 @@ def test_who_deletes_what_they_list_comes_to_the_end(app: ASGIApp, platform: Pla
             files.add_bytes(platform, ME, "a", "batch", b"")
             with pytest.raises(openai.BadRequestError, match="in this list"):
                 client.files.list(after=cursor)
+
+
+@pytest.fixture
+def overtaken(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> files.File:
+    """A file that somebody else deletes when it is looked up for the first time."""
+    file, look = files.add_bytes(platform, ME, "a", "batch", b"x"), files.get
+
+    def get(*given: Any, **named: Any) -> files.File:
+        found = look(*given, **named)
+        monkeypatch.setattr(files, "get", look)
+        files.delete(platform, ME, file.id)
+        return found
+
+    monkeypatch.setattr(files, "get", get)
+    return file
+
+
+@pytest.mark.parametrize(("method", "of"), [("DELETE", ""), ("GET", "/content")])
+def test_who_comes_while_a_file_is_deleted_is_told(
+    app: ASGIApp, platform: Platform, overtaken: files.File, method: str, of: str
+) -> None:
+    answer = call(app, f"/v1/files/{overtaken.id}{of}", method=method)
+    assert (answer.status, answer.error["param"]) == (404, "file_id")
+    reader = Principal("org", "p1", "u9", frozenset({"org:read"}))
+    events, _ = audit.list_events(platform, reader, PageRequest(), audit.Filter())
+    assert [event.action for event in events] == ["file.deleted", "file.created"]
 
 
 def test_an_empty_list_is_as_specified(app: ASGIApp) -> None:

@@ -179,6 +179,25 @@ def test_another_project_sees_nothing_and_a_poor_key_is_refused(shop: Shop) -> N
     assert shop.trail(job["fine_tuned_model"])[-1] == ("model.deleted", {"digest": digest})
 
 
+def test_of_two_who_delete_a_model_one_is_told_that_it_is_gone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
+    look = fine_tuning.find_served
+
+    def overtaken(*given: Any) -> Any:
+        found = look(*given)
+        monkeypatch.setattr(fine_tuning, "find_served", look)
+        fine_tuning.delete_model(shop.platform, ME, model)
+        return found
+
+    monkeypatch.setattr(fine_tuning, "find_served", overtaken)
+    answer = call(shop.app, f"/v1/models/{model}", method="DELETE")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    done = [action for action, _ in shop.trail(model)]
+    assert done == ["adapter.named", "model.deleted"]
+
+
 def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:
     marks: list[dict[str, str] | None] = [{"a": "x"}, {"a": "X"}, {"a": "x", 'b"': "1"}, None]
     ids = [shop.create(world.chats(1), metadata=mark)["id"] for mark in marks]

@@ -193,10 +193,14 @@ def get(platform: Platform, principal: Principal, file_id: str, *, scope: str = 
         mine = _living(principal) & (files.c.id == file_id)
         row = connection.execute(sa.select(files).where(mine)).first()
     if row is None:
-        raise NotFound(
-            f"No such File object: {file_id[:100]}", param="file_id", next_step="GET /v1/files"
-        )
+        raise no_such_file(file_id)
     return _file(platform, row)
+
+
+def no_such_file(file_id: str) -> NotFound:
+    return NotFound(
+        f"No such File object: {file_id[:100]}", param="file_id", next_step="GET /v1/files"
+    )
 
 
 def list_files(
@@ -213,10 +217,15 @@ def list_files(
 
 
 def delete(platform: Platform, principal: Principal, file_id: str) -> None:
-    """Forget a file and its bytes. What was made from it stays."""
+    """Forget a file and its bytes. What was made from it stays.
+
+    Raises:
+        NotFound: there is none; of two who delete it at the same time, for the later.
+    """
     file = get(platform, principal, file_id, scope=WRITE_SCOPE)
     with platform.db.write() as connection:
-        connection.execute(files.delete().where(files.c.id == file.id))
+        if not connection.execute(files.delete().where(files.c.id == file.id)).rowcount:
+            raise no_such_file(file_id)
         facts = {"filename": file.filename, "purpose": file.purpose, "sha256": file.sha256}
         audit.record(connection, principal, "file.deleted", file.id, before=facts)
     file.path.unlink(missing_ok=True)

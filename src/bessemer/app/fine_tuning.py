@@ -272,9 +272,11 @@ def delete_model(platform: Platform, principal: Principal, model: str) -> None:
             )
         there = mine & names.c.kind.in_(("model", "adapter"))
         meant = sa.select(names.c.digest).where(there).order_by(names.c.id.desc()).limit(1)
-        before = {"digest": connection.execute(meant).scalar()}
+        digest = connection.execute(meant).scalar()
+        if digest is None:  # somebody else deleted it just now
+            raise no_such_model(model)
         connection.execute(names.delete().where(there))
-        audit.record(connection, principal, "model.deleted", model, before=before)
+        audit.record(connection, principal, "model.deleted", model, before={"digest": digest})
 
 
 def run_folder(platform: Platform, job: Job) -> RunFolder | None:

@@ -81,7 +81,10 @@ def routes(platform: Platform) -> list[Route]:
     async def content(call: Call) -> None:
         """The bytes."""
         file = await call.work(files.get, platform, call.principal, call.ids["file_id"])
-        await call.exchange.send_file(file.path, file.filename)
+        try:
+            await call.exchange.send_file(file.path, file.filename)
+        except FileNotFoundError:  # deleted just now, before a byte was sent
+            raise files.no_such_file(file.id) from None
 
     return [
         Route("POST", "/v1/files", create),
