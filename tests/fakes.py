@@ -300,6 +300,9 @@ class FakeServing:
     def health(self) -> list[ModelHealth]:
         return [ModelHealth(name, self._states.get(name, "ready")) for name in self._responders]
 
+    def forget_names(self) -> None:
+        """It knows no name for longer than a request."""
+
     async def figures(self) -> list[EngineFigures]:
         """The first engine says what it does; the others do not answer."""
         info = EngineInfo(

@@ -105,3 +105,6 @@ class FakeServing:
 
     def health(self) -> list[ModelHealth]:
         return [ModelHealth(name, state) for name, state in self.states.items()]
+
+    def forget_names(self) -> None:
+        """It knows no name for longer than a request."""

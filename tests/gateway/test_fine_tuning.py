@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,24 @@ import pytest
 
 from bessemer.app import files, fine_tuning, fine_tuning_desk, jobs
 from bessemer.app.adapters import find_adapter
+from bessemer.app.chat import ModelNotFound
+from bessemer.app.pool_serving import PoolServing
 from bessemer.app.spending import set_prices
 from bessemer.core.runs import RunFolder
+from bessemer.gateway.asgi import build
+from bessemer.gateway.resources import resource_routes
+from tests.app.test_pool_serving import FakePool
 from tests.gateway.calling import CHAT_KEY, KEY, call, running
-from tests.gateway.tuning_shop import DENIED_KEY, JOBS, ME, RICH_KEY, Shop, shop, tiny_folder
+from tests.gateway.tuning_shop import (
+    DENIED_KEY,
+    JOBS,
+    ME,
+    RICH_KEY,
+    RichRing,
+    Shop,
+    shop,
+    tiny_folder,
+)
 from tests.polling import until
 from tests.specification import check
 from tests.text.test_grader_objects import JUDGE, RIGHT
@@ -143,6 +158,30 @@ def test_a_file_that_is_deleted_before_it_is_read_is_named(shop: Shop, param: st
     assert error["message"] == f"{gone} was deleted or expired before it was read"
 
 
+def test_a_model_that_is_deleted_before_its_job_is_looked_at_is_named(shop: Shop) -> None:
+    model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
+    job = shop.create(world.chats(4), model=model)
+    fine_tuning.delete_model(shop.platform, ME, model)
+    error = shop.until(job, "failed")["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+
+
+def test_an_end_is_estimated_by_steps_since_it_goes_and_never_in_the_past(shop: Shop) -> None:
+    shop.mark("hold")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    shop.until(job, "running")
+    run = shop.run_of(job)
+    until(lambda: run.last("step") is not None, "a step is done")
+    assert shop.get(job)["estimated_finish"] >= int(run.last("step")["t"])  # type: ignore[index]
+    time.sleep(1)  # its process waits, and its last step gets older
+    assert shop.get(job)["estimated_finish"] > int(run.last("step")["t"])  # type: ignore[index]
+    shop.post(job, "pause")
+    shop.post(job, "resume")
+    assert shop.until(job, "running")["estimated_finish"] is None
+    shop.post(job, "cancel")
+    assert shop.get(job)["estimated_finish"] is None
+
+
 def test_a_model_that_a_project_may_not_ask_it_may_not_train(shop: Shop) -> None:
     body = {"model": "tiny", "training_file": shop.upload(world.chats(2))}
     answer = call(shop.app, JOBS, body, key=DENIED_KEY)
@@ -197,6 +236,17 @@ def test_of_two_who_delete_a_model_one_is_told_that_it_is_gone(
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
     done = [action for action, _ in shop.trail(model)]
     assert done == ["adapter.named", "model.deleted"]
+
+
+def test_a_model_is_asked_until_it_is_deleted_and_no_longer(shop: Shop) -> None:
+    model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
+    serving = PoolServing(shop.platform, FakePool())
+    app = build(serving, RichRing(), routes=resource_routes(shop.platform, serving=serving))
+    meant = find_adapter(shop.platform, ME, model).digest
+    assert asyncio.run(serving.responder(ME, model)).model_digest == meant
+    assert call(app, f"/v1/models/{model}", method="DELETE").status == 200
+    with pytest.raises(ModelNotFound):
+        asyncio.run(serving.responder(ME, model))
 
 
 def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:

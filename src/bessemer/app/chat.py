@@ -100,6 +100,10 @@ class Serving(EmbeddingServing, Protocol):
         """Every engine with what it says of itself; one that does not answer soon has no info."""
         ...
 
+    def forget_names(self) -> None:
+        """From the next request on a name means what it means now: one was taken away."""
+        ...
+
 
 class Reply(AsyncIterator[Delta]):
     """The deltas of one answer. Iterate it; `aclose` cancels what is still to come, and what was

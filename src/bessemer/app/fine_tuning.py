@@ -287,11 +287,7 @@ def run_folder(platform: Platform, job: Job) -> RunFolder | None:
 def job_of(platform: Platform, row: sa.Row[Any]) -> Job:
     """What row and run say together."""
     status = _status(platform, row)
-    eta_s = None
-    if status == "running" and row.run_id is not None:
-        step = RunFolder(platform.home.runs / row.run_id).last("step")
-        if step is not None:
-            eta_s = int(step["t"] + step["eta_s"])
+    eta_s = _estimated_finish_s(platform, row) if status == "running" else None
     return Job(
         row.id,
         row.org_id,
@@ -313,6 +309,13 @@ def job_of(platform: Platform, row: sa.Row[Any]) -> Job:
         row.finished_ms if status != "cancelled" else ended_ms(platform, row),
         eta_s,
     )
+
+
+def _estimated_finish_s(platform: Platform, row: sa.Row[Any]) -> int | None:
+    """By the last step; one that was before a pause tells nothing of when it ends."""
+    said = RunFolder(platform.home.runs / row.run_id).read()
+    last = next((e for e in reversed(said) if e["kind"] in ("step", "state")), {})
+    return int(max(last["t"] + last["eta_s"], time.time())) if "eta_s" in last else None
 
 
 def ended_ms(platform: Platform, row: sa.Row[Any]) -> int:

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from bessemer.app import adapters, files, jobs, names
 from bessemer.app.adapters import NamedAdapter, find_served
+from bessemer.app.chat import no_such_model
 from bessemer.app.fine_tuning import Fault, acting_for, ended_ms
 from bessemer.app.fine_tuning_events import train_metrics, valid_metrics
 from bessemer.app.fine_tuning_files import FileFault, import_files, measure
@@ -158,7 +159,10 @@ def _file(platform: Platform, principal: Principal, file_id: str, param: str) ->
 
 
 def _base_of(platform: Platform, row: sa.Row[Any]) -> _Base:
-    found = find_served(platform, acting_for(row), row.model)
+    try:
+        found = find_served(platform, acting_for(row), row.model)
+    except NotFound:
+        raise no_such_model(row.model) from None
     if isinstance(found, NamedAdapter):
         return _Base(found.base, found)
     return _Base(found, None)

@@ -64,6 +64,10 @@ class PermittedServing:
         """See `chat.Serving.figures`."""
         return await self._serving.figures()
 
+    def forget_names(self) -> None:
+        """See `chat.Serving.forget_names`."""
+        self._serving.forget_names()
+
     def _now(self, principal: Principal) -> Principal:
         return principal if self._keys is None else self._keys.standing(principal)
 

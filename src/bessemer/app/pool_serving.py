@@ -116,6 +116,10 @@ class PoolServing:
         """See `chat.Serving.figures`."""
         return await self._pool.figures()
 
+    def forget_names(self) -> None:
+        """See `chat.Serving.forget_names`."""
+        self._names = {}
+
     async def _voiced(self, principal: Principal, model: str) -> tuple[Served, Engine, _Voice]:
         named = await self._find(principal, model)
         base, engine = base_of(named), _engine_of(self._pool, named)
@@ -127,13 +131,15 @@ class PoolServing:
         known = self._names.get(key)
         if known is not None and time.monotonic() < known.until_s:
             return known.model
+        names = self._names
         try:
             found = await asyncio.to_thread(find_served, self._platform, principal, model)
         except NotFound:
             raise chat.no_such_model(model) from None
-        if len(self._names) >= _MOST_NAMES:
-            self._names.clear()
-        self._names[key] = _Known(found, time.monotonic() + NAME_TTL_S)
+        if len(names) >= _MOST_NAMES:
+            names.clear()
+        # Where names were forgotten meanwhile, this one is put into those that nobody asks.
+        names[key] = _Known(found, time.monotonic() + NAME_TTL_S)
         return found
 
     async def _load(self, model: NamedModel, engine: Engine) -> _Voice:

@@ -104,6 +104,10 @@ class TargetServing:
         """See `chat.Serving.figures`."""
         return await self._own.figures()
 
+    def forget_names(self) -> None:
+        """See `chat.Serving.forget_names`."""
+        self._own.forget_names()
+
     async def close(self) -> None:
         """End the connections to all partners."""
         await self._open.aclose()

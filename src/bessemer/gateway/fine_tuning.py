@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from bessemer.app import fine_tuning
+from bessemer.app.chat import Serving
 from bessemer.app.fine_tuning import FINAL, Job, JobCheckpoint
 from bessemer.app.fine_tuning_events import JobEvent, all_events, list_events, no_such_event
 from bessemer.app.fine_tuning_method import Hyperparameters, Method, Supervised
@@ -152,7 +153,7 @@ class CheckpointShape(msgspec.Struct):
 _body = msgspec.json.Decoder(JobBody)
 
 
-def routes(platform: Platform) -> list[Route]:
+def routes(platform: Platform, serving: Serving | None = None) -> list[Route]:
     async def create(call: Call) -> None:
         """Start a fine-tuning job on uploaded files."""
         call.principal.require(fine_tuning.WRITE_SCOPE)
@@ -212,6 +213,8 @@ def routes(platform: Platform) -> list[Route]:
         """Forget a model that a fine-tuning job of the project made."""
         model = call.ids["model"]
         await call.work(fine_tuning.delete_model, platform, call.principal, model)
+        if serving is not None:
+            serving.forget_names()
         await call.reply(Deleted(model, "model"))
 
     job = "/v1/fine_tuning/jobs/{job_id}"

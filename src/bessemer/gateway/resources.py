@@ -56,7 +56,7 @@ def resource_routes(
         *stored_completions.routes(platform),
         *responses.routes(platform, serving, background, meter, latencies),
         *conversations.routes(platform),
-        *fine_tuning.routes(platform),
+        *fine_tuning.routes(platform, serving),
         *graders.routes(serving, meter),
         *evals.routes(platform),
         *eval_runs.routes(platform, serving),
