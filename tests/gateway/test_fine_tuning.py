@@ -350,6 +350,20 @@ def test_what_was_cancelled_while_its_files_were_read_stays_so(
     assert list(shop.platform.home.runs.iterdir()) == []
 
 
+def test_a_paused_job_ends_when_it_is_cancelled_and_not_when_it_was_paused(shop: Shop) -> None:
+    shop.mark("hold")
+    job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
+    shop.until(job, "running")
+    paused = shop.post(job, "pause").json()
+    assert (paused["status"], paused["finished_at"]) == ("paused", None)
+    asked_s = int(time.time()) + 1
+    until(lambda: time.time() >= asked_s, "a second has passed")
+    ended = shop.post(job, "cancel").json()
+    assert ended["status"] == "cancelled" and ended["finished_at"] >= asked_s
+    shop.work()
+    assert shop.get(job) == ended
+
+
 def test_nothing_takes_a_cancel_back(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     hold = shop.mark("hold")
     job = shop.create(world.chats(10), hyperparameters={"n_epochs": 2})
@@ -357,7 +371,7 @@ def test_nothing_takes_a_cancel_back(shop: Shop, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:  # a step that takes longer than one waits for it
         patch.setattr(jobs, "cancel", lambda *_, **__: None)
         told = fine_tuning.cancel(shop.platform, ME, job["id"], wait_s=0.0)
-        assert told.status == "running"
+        assert (told.status, told.finished_ms) == ("running", None)
         for verb in ("pause", "resume"):
             assert shop.post(job, verb).status == 400
         assert "is being cancelled" in shop.post(job, "pause").error["message"]

@@ -306,7 +306,7 @@ def job_of(platform: Platform, row: sa.Row[Any]) -> Job:
         row.result_file,
         row.trained_tokens,
         None if row.error is None else msgspec.json.decode(row.error, type=Fault),
-        row.finished_ms if status != "cancelled" else ended_ms(platform, row),
+        ended_ms(platform, row) if status in FINAL else None,
         eta_s,
     )
 
@@ -319,11 +319,12 @@ def _estimated_finish_s(platform: Platform, row: sa.Row[Any]) -> int | None:
 
 
 def ended_ms(platform: Platform, row: sa.Row[Any]) -> int:
-    """When a job that was cancelled ended: by its row, or by the last word of its run."""
-    if row.finished_ms is not None:
-        return int(row.finished_ms)
+    """When a job that is over ended; one to be cancelled does so with the last word of its run."""
+    asked_ms = int(row.finished_ms or 0)
+    if row.state in FINAL:
+        return asked_ms
     said = RunFolder(platform.home.runs / row.run_id).read()
-    return int(said[-1]["t"] * 1000) if said else now_ms()
+    return max(asked_ms, int(said[-1]["t"] * 1000) if said else 0)
 
 
 def acting_for(row: sa.Row[Any] | Job) -> Principal:
@@ -383,12 +384,12 @@ def _want(platform: Platform, principal: Principal, job: Job, wanted: Wanted) ->
     if wanted != "run":  # a run that was stopped by itself is resumed without a new wish
         changes &= table.c.wanted != wanted
     with platform.db.write() as connection:
-        if not connection.execute(table.update().where(changes).values(wanted=wanted)).rowcount:
+        wish = {"wanted": wanted} | ({"finished_ms": now_ms()} if wanted == "cancel" else {})
+        if not connection.execute(table.update().where(changes).values(wish)).rowcount:
             return False
         if wanted == "cancel":  # where no run was asked for, this is the end already
             unread = going & (table.c.state == "validating") & table.c.run_id.is_(None)
-            ended = {"state": "cancelled", "finished_ms": now_ms()}
-            connection.execute(table.update().where(unread).values(ended))
+            connection.execute(table.update().where(unread).values(state="cancelled"))
         action = f"fine_tuning_job.{_PAST[wanted]}"
         audit.record(connection, principal, action, job.id, before={"status": job.status})
     return True
