@@ -100,6 +100,12 @@ def test_what_keeps_a_grader_from_judging_is_said(
 def test_a_bad_grader_is_400_an_unknown_judge_404_and_a_poor_key_403(app: ASGIApp) -> None:
     bad = call(app, VALIDATE, {"grader": {**RIGHT, "operation": "is"}})
     assert (bad.status, bad.error["param"]) == (400, "grader.operation")
+    lacking = {field: value for field, value in RIGHT.items() if field != "reference"}
+    several = {"type": "multi", "name": "m", "graders": {"a": lacking}, "calculate_output": "a"}
+    for grader, param in ((lacking, "grader.reference"), (several, "grader.graders.a.reference")):
+        bad = call(app, VALIDATE, {"grader": grader})
+        assert (bad.status, bad.error["param"]) == (400, param)
+        assert bad.error["message"] == f"Missing required parameter: '{param}'."
     assert call(app, RUN, {"grader": JUDGE, "model_sample": "x"}).status == 404
     assert call(app, RUN, {"grader": RIGHT, "model_sample": "x", "n": 1}).status == 400
     for path in (RUN, VALIDATE):

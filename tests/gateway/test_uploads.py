@@ -139,7 +139,7 @@ def test_what_does_not_add_up_is_refused_and_can_be_tried_again(
         ({"bytes": 8 * 2**30 + 1}, 413, "bytes"),
         ({"bytes": -1}, 400, "bytes"),
         ({"purpose": "batch_output"}, 400, "purpose"),
-        ({"filename": ""}, 400, "file"),
+        ({"filename": ""}, 400, "filename"),
         ({"mime_type": "x" * 300}, 400, "mime_type"),
         ({"color": "red"}, 400, "color"),
         ({"expires_after": {"anchor": "created_at", "seconds": 5}}, 400, "expires_after.seconds"),

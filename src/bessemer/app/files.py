@@ -159,11 +159,15 @@ def add(
     return _file(platform, kept)
 
 
-def check_name(filename: str, purpose: str) -> None:
-    """Raises InvalidInput: no name, one that is too long, or an unknown purpose."""
+def check_name(filename: str, purpose: str, param: str = "file") -> None:
+    """Raises InvalidInput: no name, one that is too long, or an unknown purpose.
+
+    Args:
+        param: the field that has the name.
+    """
     if not filename or len(filename) > MAX_NAME:
         raise InvalidInput(
-            f"a file's name has 1 to {MAX_NAME} characters, not {len(filename)}", param="file"
+            f"a file's name has 1 to {MAX_NAME} characters, not {len(filename)}", param=param
         )
     if purpose not in get_args(Purpose):
         raise InvalidInput(

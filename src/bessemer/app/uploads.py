@@ -81,7 +81,7 @@ def create(
         PayloadTooLarge: more than 8 GiB.
     """
     principal.require(files.WRITE_SCOPE)
-    files.check_name(filename, purpose)
+    files.check_name(filename, purpose, "filename")
     if size_bytes < 0 or len(mime_type) > MAX_MIME_TYPE:
         at_fault = "bytes" if size_bytes < 0 else "mime_type"
         raise InvalidInput(

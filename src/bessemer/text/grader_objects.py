@@ -10,6 +10,7 @@ else; whoever has models or vectors to judge with hands in what they say (`app.g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from bessemer.text.formula import Formula
 from bessemer.text.grader_modules import require_modules
 
 MOST_GRADERS = 20
+_MISSING = re.compile(r"Object missing required field `(.*)`")
 _KINDS = ("string_check", "text_similarity", "python", "score_model", "label_model", "multi")
 
 
@@ -182,4 +184,8 @@ def _convert(value: Any, kind: Any, place: str) -> Any:
     except msgspec.ValidationError as fault:
         what, _, where = str(fault).partition(" - at `$.")
         field = f"{place}.{where.removesuffix('`')}" if where else place
+        missing = _MISSING.fullmatch(what)
+        if missing is not None:
+            field = f"{field}.{missing[1]}"
+            raise InvalidInput(f"Missing required parameter: '{field}'.", param=field) from None
         raise InvalidInput(f"Invalid value for '{field}': {what}.", param=field) from None
