@@ -12,7 +12,14 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from bessemer.app.chat import EngineFigures, ModelHealth, ModelState, ServedModel, no_such_model
+from bessemer.app.chat import (
+    MODELS_SCOPE,
+    EngineFigures,
+    ModelHealth,
+    ModelState,
+    ServedModel,
+    no_such_model,
+)
 from bessemer.app.embeddings import Embedder
 from bessemer.core.errors import AdapterNotLoaded, ContextLengthExceeded
 from bessemer.core.principal import Principal
@@ -286,6 +293,7 @@ class FakeServing:
         return self._embedders[model]
 
     def models(self, principal: Principal) -> list[ServedModel]:
+        principal.require(MODELS_SCOPE)
         return [
             ServedModel(
                 name,

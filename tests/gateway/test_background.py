@@ -22,7 +22,7 @@ from bessemer.gateway.exchange import ASGIApp
 from bessemer.gateway.resources import resource_routes
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway import specification
-from tests.gateway.calling import KEY, FakeKeyRing, acall, call, running
+from tests.gateway.calling import CHAT_KEY, KEY, FakeKeyRing, acall, call, running
 from tests.unreachable import away
 
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
@@ -129,6 +129,12 @@ def test_a_model_that_is_not_there_is_said_at_once(platform: Platform, stream: b
     body = {"model": "nope", "input": "Hi", "background": True, "stream": stream}
     answer = call(House(platform).app, "/v1/responses", body)
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
+def test_a_key_that_may_only_chat_asks_in_the_background(platform: Platform) -> None:
+    app = House(platform).app
+    body = {"model": "tiny", "input": "Hi", "background": True}
+    assert call(app, "/v1/responses", body, key=CHAT_KEY).json()["status"] == "queued"
 
 
 def test_a_stream_goes_on_where_its_client_left_it(platform: Platform) -> None:

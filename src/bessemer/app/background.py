@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from bessemer.app import responses
-from bessemer.app.chat import Serving, no_such_model
+from bessemer.app.chat import Serving, askable, no_such_model
 from bessemer.app.latencies import Latencies
 from bessemer.app.metering import Meter
 from bessemer.app.names import may_be_digest
@@ -77,9 +77,10 @@ class Background:
         Raises:
             NotFound, InvalidInput: as `responses.prepare`; nothing answers to the model's name.
         """
-        known = (one.id for one in self._serving.models(principal))
-        if not may_be_digest(asked.model) and asked.model not in known:
-            raise no_such_model(asked.model)
+        if not may_be_digest(asked.model):
+            known = await asyncio.to_thread(askable, self._serving, principal)
+            if asked.model not in {one.id for one in known}:
+                raise no_such_model(asked.model)
         prepared = await asyncio.to_thread(responses.prepare, self._platform, principal, asked)
         await asyncio.to_thread(responses.keep, self._platform, prepared, prepared.response)
         run = Run(self._platform, self._serving, prepared, self._meter, self._latencies)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -276,6 +277,14 @@ def list_models(serving: Serving, principal: Principal) -> list[ServedModel]:
     """What can be asked. Raises PermissionDenied without the scope `models:read`."""
     principal.require(MODELS_SCOPE)
     return serving.models(principal)
+
+
+def askable(serving: Serving, principal: Principal) -> list[ServedModel]:
+    """What can be asked, for a use case that asks it: whoever may chat learns by asking whether a
+    model is there, and where. Not for an event loop.
+    """
+    looking = replace(principal, scopes=principal.scopes | {MODELS_SCOPE})
+    return serving.models(looking)
 
 
 def find_model(serving: Serving, principal: Principal, model: str) -> ServedModel:

@@ -9,14 +9,13 @@ follow the schema, a model that is not served, a sandbox that is not there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from bessemer.app import eval_definitions, eval_runs, eval_sources
 from bessemer.app.catalog import SENTENCE_MODEL
-from bessemer.app.chat import CHAT_SCOPE, MODELS_SCOPE, Serving, no_such_model
+from bessemer.app.chat import CHAT_SCOPE, Serving, askable, no_such_model
 from bessemer.app.eval_definitions import WRITE_SCOPE
 from bessemer.app.eval_plans import Plan
 from bessemer.app.eval_runs import EvalRun
@@ -65,9 +64,7 @@ def submit(
     if models:
         principal.require(CHAT_SCOPE)
     if serving is not None:
-        # Whoever may chat learns by asking whether a model is there; so it may be looked up.
-        looking = replace(principal, scopes=principal.scopes | {MODELS_SCOPE})
-        served = {model.id for model in serving.models(looking)}
+        served = {model.id for model in askable(serving, principal)}
         for model in models:
             if model not in served:
                 raise no_such_model(model)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bessemer.app.catalog import SENTENCE_MODEL
-from bessemer.app.chat import MODELS_SCOPE, PARTNER, Serving
+from bessemer.app.chat import PARTNER, Serving, askable
 from bessemer.app.embeddings import EmbedRequest, embed
 from bessemer.app.eval_plans import SEED
 from bessemer.app.metering import Meter
@@ -44,9 +43,7 @@ class Likeness(NamedTuple):
 
 def partners_of(serving: Serving, principal: Principal) -> frozenset[str]:
     """Names of models that are asked elsewhere. Not for an event loop."""
-    # Whoever may chat learns where a model is by asking it; so it may be looked up.
-    looking = replace(principal, scopes=principal.scopes | {MODELS_SCOPE})
-    return frozenset(one.id for one in serving.models(looking) if one.owned_by == PARTNER)
+    return frozenset(one.id for one in askable(serving, principal) if one.owned_by == PARTNER)
 
 
 def judging(
