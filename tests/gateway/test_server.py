@@ -316,6 +316,20 @@ def test_who_does_not_finish_a_head_is_told_and_let_go(
     assert b"HTTP/1.1 408 " in found and b'"code":"request_timeout"' in found
 
 
+def test_an_answer_is_given_whatever_is_begun_behind_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpConnection, "head_s", 0.2)
+    responder = FakeResponder(["word"], hold_after=0)
+    begun = chat_request() + b"POST /v1/chat/comp"
+    with running(app_of(responder)) as server, connected(server, begun) as sock:
+        time.sleep(0.5)
+        server.do(responder.go.set)
+        found = read_all(sock)
+    assert found.startswith(b"HTTP/1.1 200 OK") and b'"total_tokens":' in found
+    assert b"HTTP/1.1 408 " in found.partition(b'"total_tokens":')[2]
+
+
 def test_who_says_nothing_is_let_go_and_an_answer_takes_as_long_as_it_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

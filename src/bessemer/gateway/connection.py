@@ -94,6 +94,9 @@ class HttpConnection(HttpToolsProtocol):
         if self.scope is None:
             self.transport.close()  # it never said a word
         elif self._in_head():
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._wait_for_head()  # the answer before it is still given
+                return
             self._refuse(
                 RequestTimeout(
                     f"The request's head was not whole after {self.head_s:g} s. Nothing was done.",
