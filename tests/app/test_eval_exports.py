@@ -12,6 +12,14 @@ from bessemer.core.errors import DataError
 from tests.app.test_eval_importing import EVAL, RUN, output
 
 
+@pytest.mark.parametrize("text", ["[]", '{"object": "list", "data": [], "has_more": false}'])
+def test_an_eval_without_runs_has_an_empty_list_of_them(tmp_path: Path, text: str) -> None:
+    one, none = tmp_path / "eval.json", tmp_path / "runs.json"
+    one.write_text(json.dumps(EVAL))
+    none.write_text(text)
+    assert list(read_objects([one, none])) == [EVAL]
+
+
 def test_files_hold_one_object_a_list_or_lines(tmp_path: Path) -> None:
     one, many, lines = (tmp_path / name for name in ("one.json", "many.json", "lines.jsonl"))
     one.write_text(json.dumps(EVAL, indent=2))
