@@ -15,6 +15,7 @@ from bessemer.app.platform import Platform
 from bessemer.core.errors import ContextLengthExceeded
 from bessemer.core.home import Home
 from tests.fakes import FakeResponder
+from tests.gateway import specification
 from tests.gateway.evals_house import (
     CAPITALS,
     CONFIG,
@@ -422,6 +423,19 @@ def test_unknown_queries_are_refused(served: House) -> None:
     for query in ({"color": "red"}, {"order_by": "name"}, {"after": "eval_1"}):
         found = refused(lambda query=query: client.evals.list(extra_query=query))
         assert found["param"] == next(iter(query))
+
+
+def test_what_no_answer_could_say_is_refused_or_called_as_the_specification_does(
+    served: House,
+) -> None:
+    client = served.client()
+    logs: Any = {"type": "logs", "metadata": {"batch": 1}}
+    found = refused(lambda: client.evals.create(data_source_config=logs, testing_criteria=[EQUAL]))
+    assert (found["status"], found["param"]) == (400, "data_source_config.metadata")
+    said: Any = [{"role": "user", "content": [{"type": "text", "text": "{{item.country}}?"}]}]
+    judge: Any = {"type": "score_model", "name": "j", "model": "judge", "input": said}
+    made = client.evals.create(data_source_config=CONFIG, testing_criteria=[judge])
+    specification.check("Eval", made.to_dict(mode="json"))
 
 
 def test_messages_as_the_client_dumps_them_are_taken(served: House) -> None:

@@ -54,13 +54,13 @@ class CustomData(_Config, tag="custom"):
 class LogsData(_Config, tag="logs"):
     """What was answered and stored here, by its metadata."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
 
 
 class StoredCompletionsData(_Config, tag="stored_completions"):
     """`logs` by its older name."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
 
 
 DataConfig = CustomData | LogsData | StoredCompletionsData

@@ -98,7 +98,7 @@ def choose(
         InvalidInput: none matches, or more than `MOST`.
         PermissionDenied: the principal may not read them.
     """
-    wanted = _metadata(having or {}, "data_source_config.metadata") | (source.metadata or {})
+    wanted = {**(having or {}), **(source.metadata or {})}
     kind: Literal["stored_completions", "responses"]
     if isinstance(source, StoredCompletions):
         principal.require(stored_completions.READ_SCOPE)
@@ -257,14 +257,3 @@ def _made(
     if source.created_before is not None:
         found &= table.created_ms < (source.created_before + 1) * 1000
     return found
-
-
-def _metadata(sent: Mapping[str, Any], param: str) -> dict[str, str]:
-    for key, value in sent.items():
-        if not isinstance(value, str):
-            raise InvalidInput(
-                f"stored answers have texts as metadata, and '{param}.{key[:100]}' is"
-                f" {type(value).__name__}",
-                param=param,
-            )
-    return dict(sent)

@@ -38,7 +38,7 @@ class ConfigShape(msgspec.Struct, omit_defaults=True):
 
     type: str
     schema: dict[str, Any]
-    metadata: dict[str, Any] | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
 
     @classmethod
     def of(cls, config: DataConfig) -> ConfigShape:

@@ -57,8 +57,10 @@ class EvalMessage(msgspec.Struct, forbid_unknown_fields=True):
             InvalidInput: a part is no text.
         """
         parts = self.content if isinstance(self.content, list) else [self.content]
-        kind = next((part.type for part in parts if isinstance(part, Part)), "input_text")
         text = "".join(_text(part, place) for part in parts)
+        kind = next((part.type for part in parts if isinstance(part, Part)), "text")
+        if kind == "text":  # what chats call it
+            kind = "input_text"
         return EvalMessage(self.role, Part(kind, text))
 
     @property
