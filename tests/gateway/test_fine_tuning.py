@@ -14,20 +14,14 @@ import pytest
 
 from bessemer.app import files, fine_tuning, fine_tuning_desk, jobs
 from bessemer.app.adapters import find_adapter
-from bessemer.app.chat import ModelNotFound
-from bessemer.app.pool_serving import PoolServing
 from bessemer.app.spending import set_prices
 from bessemer.core.runs import RunFolder
-from bessemer.gateway.asgi import build
-from bessemer.gateway.resources import resource_routes
-from tests.app.test_pool_serving import FakePool
 from tests.gateway.calling import CHAT_KEY, KEY, call, running
 from tests.gateway.tuning_shop import (
     DENIED_KEY,
     JOBS,
     ME,
     RICH_KEY,
-    RichRing,
     Shop,
     shop,
     tiny_folder,
@@ -217,36 +211,6 @@ def test_another_project_sees_nothing_and_a_poor_key_is_refused(shop: Shop) -> N
     digest = find_adapter(shop.platform, ME, job["fine_tuned_model"]).artifact.digest
     assert call(shop.app, model, method="DELETE").json()["deleted"] is True
     assert shop.trail(job["fine_tuned_model"])[-1] == ("model.deleted", {"digest": digest})
-
-
-def test_of_two_who_delete_a_model_one_is_told_that_it_is_gone(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
-    look = fine_tuning.find_served
-
-    def overtaken(*given: Any) -> Any:
-        found = look(*given)
-        monkeypatch.setattr(fine_tuning, "find_served", look)
-        fine_tuning.delete_model(shop.platform, ME, model)
-        return found
-
-    monkeypatch.setattr(fine_tuning, "find_served", overtaken)
-    answer = call(shop.app, f"/v1/models/{model}", method="DELETE")
-    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
-    done = [action for action, _ in shop.trail(model)]
-    assert done == ["adapter.named", "model.deleted"]
-
-
-def test_a_model_is_asked_until_it_is_deleted_and_no_longer(shop: Shop) -> None:
-    model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
-    serving = PoolServing(shop.platform, FakePool())
-    app = build(serving, RichRing(), routes=resource_routes(shop.platform, serving=serving))
-    meant = find_adapter(shop.platform, ME, model).digest
-    assert asyncio.run(serving.responder(ME, model)).model_digest == meant
-    assert call(app, f"/v1/models/{model}", method="DELETE").status == 200
-    with pytest.raises(ModelNotFound):
-        asyncio.run(serving.responder(ME, model))
 
 
 def test_lists_turn_pages_and_filter_by_metadata(shop: Shop) -> None:
