@@ -454,4 +454,5 @@ def test_messages_as_the_client_dumps_them_are_taken(served: House) -> None:
     run = ended(client, client.evals.runs.create(made.id, data_source=source))
     assert run.result_counts.passed == len(CAPITALS)
     first = next(iter(client.evals.runs.output_items.list(run.id, eval_id=made.id)))
-    assert [one.content for one in first.sample.input] == ["France?", "Hm.", "France?"]
+    asked = f"{first.datasource_item['country']}?"
+    assert [one.content for one in first.sample.input] == [asked, "Hm.", asked]

@@ -192,7 +192,12 @@ def _fuzz(asked: Asked, operation: Operation, examples: int) -> None:
         if case.query:
             path += "?" + urlencode(case.query, doseq=True, errors="replace")
         body, kind = _encoded(case)
-        asked.send(operation, path, body, kind)
+        try:
+            asked.send(operation, path, body, kind)
+        except AssertionError as fault:
+            # What Hypothesis prints of a case is nothing.
+            fault.add_note(f"{operation.method} {path} {kind}\n{body!r}")
+            raise
 
     ask()
 
