@@ -91,7 +91,11 @@ def test_of_several_prompts_none_is_paid_for_where_one_is_refused(
     set_rate_limit(platform.db, PAYER, LimitOf("project:p1", "*"), RateLimit(tokens=35))
     with metered(platform) as meter:
         app = app_of(FakeResponder(), meter=meter)
-        assert complete(app, prompt=["a"] * 5, max_tokens=3, stream=stream).status == 429
+        refused = complete(app, prompt=["a"] * 5, max_tokens=3, stream=stream)
+        assert refused.status == 429
+        # Not four of them fit, so it is not tried again.
+        assert refused.headers["x-should-retry"] == "false"
+        assert "needs 40. It never fits" in refused.error["message"]
         assert complete(app, max_tokens=3).status == 200, "what was not used flows back"
     *rows, last = rows_of(platform)
     assert [(row.state, row.cost) for row in rows] == [("released", None)] * 3

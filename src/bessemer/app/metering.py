@@ -158,7 +158,10 @@ class Bill:
         requests = 0 if any(bill._is_asked for bill in self._beside) else len(self._beside)
         self._is_asked = True
         try:
-            self.taken = meter.limits.take(self._principal, self._model, most.tokens, requests)
+            held = sum(bill.taken.tokens for bill in self._beside)
+            self.taken = meter.limits.take(
+                self._principal, self._model, most.tokens, requests, held
+            )
             reserved = meter.ledger.reserve(
                 self._principal, self._request_id, self._model, self._kind, most
             )

@@ -114,12 +114,13 @@ class Bucket:
         filled = self._level + (now_s - self._at_s) * self.most / MINUTE_S
         return min(float(self.most), filled)
 
-    def wait_s(self, count: int, now_s: float) -> float:
-        """Seconds until it has `count`: 0 if it has, infinite if it never will."""
+    def wait_s(self, count: int, now_s: float, held: int = 0) -> float:
+        """Seconds until it has `count` beside what the request holds of it already: 0 if it has,
+        infinite if it never will."""
         missing = count - self.left(now_s)
         if missing <= 1e-9:
             return 0.0
-        return math.inf if count > self.most else missing * MINUTE_S / self.most
+        return math.inf if held + count > self.most else missing * MINUTE_S / self.most
 
     def take(self, count: int, now_s: float) -> None:
         self._level, self._at_s = self.left(now_s) - count, now_s
@@ -155,8 +156,18 @@ class RateLimits:
         self._rows, self._limits = rows or 0, limits
         return True
 
-    def take(self, principal: Principal, model: str, tokens: int, requests: int = 1) -> Taken:
+    def take(
+        self,
+        principal: Principal,
+        model: str,
+        tokens: int,
+        requests: int = 1,
+        held_tokens: int = 0,
+    ) -> Taken:
         """Take requests of so many tokens together, or nothing.
+
+        Args:
+            held_tokens: that the same caller's request took before, and would take again.
 
         Raises:
             RateLimited: a limit has not that much left; `standings` are the two `Standing`s.
@@ -165,13 +176,17 @@ class RateLimits:
             return NOTHING_TAKEN
         now_s = self._clock_s()
         buckets = tuple(self._applying(principal, model, now_s))
-        needs = [(bucket, requests if bucket.what == "requests" else tokens) for bucket in buckets]
-        waits_s = [bucket.wait_s(count, now_s) for bucket, count in needs]
+        needs = [
+            (bucket, requests, 0) if bucket.what == "requests" else (bucket, tokens, held_tokens)
+            for bucket in buckets
+        ]
+        waits_s = [bucket.wait_s(count, now_s, held) for bucket, count, held in needs]
         if any(waits_s):
             longest_s = max(waits_s)
-            bucket, count = needs[waits_s.index(longest_s)]
-            raise _refusal(bucket, count, longest_s, now_s, _standings(buckets, now_s))
-        for bucket, count in needs:
+            bucket, count, held = needs[waits_s.index(longest_s)]
+            needed = held + count if math.isinf(longest_s) else count
+            raise _refusal(bucket, needed, longest_s, now_s, _standings(buckets, now_s))
+        for bucket, count, _ in needs:
             bucket.take(count, now_s)
         return Taken(buckets, tokens, *_standings(buckets, now_s))
 
