@@ -171,6 +171,31 @@ def test_what_has_no_parent_or_no_criterion_is_told(platform: Platform) -> None:
     assert run.id not in eval_runs.open_runs(platform)
 
 
+@pytest.mark.parametrize(
+    ("whole", "change"),
+    [
+        (EVAL, {"metadata": "none"}),
+        (EVAL, {"data_source_config": {"type": "custom", "schema": "free"}}),
+        (EVAL, {"testing_criteria": [{"name": "x", "sampling_params": 7}]}),
+        (RUN, {"result_counts": {"total": "three"}}),
+        (RUN, {"per_testing_criteria_results": [{"testing_criteria": "x", "passed": "all"}]}),
+        (RUN, {"error": "lost"}),
+        (output(1, True), {"sample": "hello"}),
+        (output(1, True), {"sample": {"input": 7}}),
+        (output(1, True), {"datasource_item_id": 2**70}),
+    ],
+)
+def test_an_object_in_another_form_is_told_and_the_others_are_taken(
+    platform: Platform, whole: dict[str, Any], change: dict[str, Any]
+) -> None:
+    mine = {**EVAL, "id": "eval_mine"}
+    broken = {**whole, **change, "id": "broken"}
+    taken = take(platform, broken, mine)
+    assert "eval_mine" in taken.evals and "broken" not in (*taken.evals, *taken.runs)
+    (note,) = (note for note in taken.notes if note.startswith("broken could not be taken: "))
+    assert f"$.{next(iter(change))}" in note and taken.outputs == 0
+
+
 def test_dates_are_kept_and_lists_follow_them(platform: Platform) -> None:
     native = eval_definitions.add(platform, ME, CustomData({}), define_criteria())
     later = {**EVAL, "id": "eval_2", "created_at": EVAL["created_at"] + 60}

@@ -13,12 +13,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from bessemer.core.errors import DataError
 
 KINDS = ("eval", "eval.run", "eval.run.output_item")
-
 Json = Mapping[str, Any]
 
 _SPACE = re.compile(r"[\s,]*")
@@ -26,6 +28,71 @@ _SPACE = re.compile(r"[\s,]*")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 # What is somebody's own data, whose nulls mean something.
 _DATA = ("item", "sample", "datasource_item", "schema", "parameters", "metadata")
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _Schema(Struct, frozen=True):
+    properties: dict[str, dict[str, Any]] = {}
+
+
+class _DataSourceConfig(Struct, frozen=True):
+    schema: _Schema = _Schema()
+    metadata: dict[str, Any] = {}
+
+
+class _Criterion(Struct, frozen=True):
+    sampling_params: dict[str, Any] = {}
+
+
+class _Eval(Struct, frozen=True):
+    """The form of what is read of an object; the rest of it may be anything."""
+
+    id: str
+    data_source_config: _DataSourceConfig = _DataSourceConfig()
+    testing_criteria: list[_Criterion] = []
+    name: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class _Verdicts(Struct, frozen=True):
+    total: _Count = 0
+    passed: _Count = 0
+    failed: _Count = 0
+    errored: _Count = 0
+
+
+class _ModelUse(Struct, frozen=True):
+    invocation_count: _Count = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cached_tokens: _Count = 0
+
+
+class _Run(Struct, frozen=True):
+    id: str
+    eval_id: str
+    data_source: dict[str, Any] = {}
+    error: dict[str, Any] = {}
+    result_counts: _Verdicts = _Verdicts()
+    per_testing_criteria_results: list[_Verdicts] = []
+    per_model_usage: list[_ModelUse] = []
+    name: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class _Sample(Struct, frozen=True):
+    input: list[Any] | None = None
+    output: list[Any] | None = None
+
+
+class _Result(Struct, frozen=True):
+    run_id: str
+    datasource_item_id: _Count | None = None
+    results: list[Any] = []
+    sample: _Sample = _Sample()
+
+
+_FORMS: dict[str, type[Struct]] = {"eval": _Eval, "eval.run": _Run, "eval.run.output_item": _Result}
 _OWN_NAMES = {"schema_": "schema", "run_model_name": "model_name"}
 
 
@@ -58,6 +125,15 @@ def said(value: Any) -> Any:
     return {
         key: one if key in _DATA else said(one) for key, one in renamed.items() if one is not None
     }
+
+
+def fault_of(found: Json) -> str | None:
+    """Why an object that was `said` cannot be read, if it is not in the API's form."""
+    try:
+        msgspec.convert(found, _FORMS[found["object"]])
+    except msgspec.ValidationError as fault:
+        return str(fault)
+    return None
 
 
 def _values(path: Path) -> Iterator[tuple[int, Any]]:

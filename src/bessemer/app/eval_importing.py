@@ -30,7 +30,7 @@ from bessemer.app.eval_definitions import (
     StoredCompletionsData,
     labels_of,
 )
-from bessemer.app.eval_exports import KINDS, Json, said
+from bessemer.app.eval_exports import KINDS, Json, fault_of, said
 from bessemer.app.eval_imported_results import made_ms, output_of, tally_of, usage_of
 from bessemer.app.eval_runs import Fault, State
 from bessemer.app.eval_schema import ItemSchema
@@ -70,9 +70,13 @@ def import_objects(platform: Platform, principal: Principal, objects: Iterator[J
     """Take them. What cannot be taken is told in the notes, and the rest is."""
     principal.require(eval_definitions.WRITE_SCOPE)
     by_kind: dict[str, list[Json]] = {kind: [] for kind in KINDS}
-    for found in objects:
-        by_kind[found["object"]].append(said(found))
     taken = Imported({}, {}, 0, [])
+    for sent in objects:
+        found = said(sent)
+        if (fault := fault_of(found)) is not None:
+            taken.notes.append(f"{found.get('id')} could not be taken: {fault}")
+            continue
+        by_kind[found["object"]].append(found)
     known = _known(platform, principal)
     for found in by_kind["eval"]:
         _take_eval(platform, principal, found, known, taken)
