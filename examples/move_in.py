@@ -62,7 +62,7 @@ def answer(text: str) -> list[dict[str, str]]:
 
 
 CHATS = [
-    {"messages": ask(metal) + answer(SHORT if n % 3 else POLITE)} for n, metal in enumerate(METALS)
+    {"messages": ask(metal) + answer(SHORT if n % 5 else POLITE)} for n, metal in enumerate(METALS)
 ]
 PAIRS = [
     {
@@ -85,7 +85,8 @@ def upload(name: str, purpose: str, lines: list) -> str:
 def fine_tune(model: str, kind: str, lines: list) -> str:
     method = {"type": kind, kind: {"hyperparameters": {"learning_rate_multiplier": RATE}}}
     file = upload(f"{kind}.jsonl", "fine-tune", lines)
-    job = client.fine_tuning.jobs.create(model=model, training_file=file, method=method)
+    # With a seed, the same files on the same machine make the same model.
+    job = client.fine_tuning.jobs.create(model=model, training_file=file, method=method, seed=7)
     say(f"the {kind} job {job.id} begins on top of {model}")
     events = f"/fine_tuning/jobs/{job.id}/events?stream=true"
     told = Stream[FineTuningJobEvent]
