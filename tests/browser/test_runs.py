@@ -48,7 +48,7 @@ def test_the_curve_grows_while_the_run_works(page: Page, site: Site) -> None:
     run = train_run(site.platform)
     page.goto(f"{site.url}{run.path}")
     chart = page.locator("#chart")
-    expect(chart).to_contain_text("The curve begins with the first step.")
+    expect(chart).to_contain_text("The curve begins with the first step; a script draws it.")
     run.tell("validation", step=0, loss=3.94)
     run.teach(range(1, 10), 49)
     soon(page)

@@ -24,9 +24,10 @@ def command() -> None:
 def import_(files: tuple[Path, ...], as_json: bool) -> None:
     """Take evals, runs and results that were exported from OpenAI.
 
-    FILES hold objects as OpenAI's API answers them (evals, runs, output items): one object, a list,
-    or one object a line. They may come in any order and in several goes; what is here already is
-    not taken again. What could not be taken is said.
+    FILES hold objects as OpenAI's API answers them (evals, runs, output items), or what the
+    official client made of them: one object, a list, one a line, or within objects of your own.
+    They may come in any order and in several goes; what is here already is not taken again. What
+    could not be taken is said.
 
     \b
     Example:
