@@ -268,7 +268,8 @@ def test_a_paused_job_goes_on_where_it_stopped(shop: Shop) -> None:
 def test_a_job_is_cancelled_before_while_and_after_it_waits(shop: Shop) -> None:
     early = shop.create(world.chats(4))
     ended = shop.post(early, "cancel").json()
-    assert (ended["status"], ended["finished_at"]) == ("cancelled", ended["created_at"])
+    assert ended["status"] == "cancelled"
+    assert ended["created_at"] <= ended["finished_at"] <= time.time()
     shop.work()
     assert shop.get(early) == ended
     assert list(shop.platform.home.runs.iterdir()) == []
