@@ -181,6 +181,7 @@ class FakeResponder:
     Each text counts as one token; usage says so. Log-probabilities come when asked for.
 
     Args:
+        reasoning_tokens: written before the texts, and not shown.
         hold_after: wait for `go` before the text of this number.
         error: raised before the text of number `error_after`.
         endless: say the texts again and again until closed.
@@ -192,6 +193,7 @@ class FakeResponder:
         *,
         model_digest: str | None = FAKE_DIGEST,
         prompt_tokens: int = 7,
+        reasoning_tokens: int = 0,
         hold_after: int | None = None,
         error: Exception | None = None,
         error_after: int = 0,
@@ -200,6 +202,7 @@ class FakeResponder:
         self.model_digest = model_digest
         self._texts = list(texts)
         self._prompt_tokens = prompt_tokens
+        self._reasoning_tokens = reasoning_tokens
         self._hold_after = hold_after
         self._error, self._error_after = error, error_after
         self._endless = endless
@@ -238,7 +241,11 @@ class FakeResponder:
         await self._maybe_hold(number)
         yield Delta(
             finish_reason="length" if number == request.max_tokens else "stop",
-            usage=Usage(prompt_tokens=self._prompt_tokens, completion_tokens=number),
+            usage=Usage(
+                prompt_tokens=self._prompt_tokens,
+                completion_tokens=self._reasoning_tokens + number,
+                reasoning_tokens=self._reasoning_tokens,
+            ),
         )
 
     async def _maybe_hold(self, number: int) -> None:

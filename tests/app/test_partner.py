@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from bessemer.app.partner import Partner, Timeouts
@@ -26,6 +27,7 @@ from bessemer.core.protocols import (
     Sampling,
     ToolCallDelta,
     ToolChoice,
+    Usage,
 )
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.calling import KEY, app_of, running
@@ -216,11 +218,28 @@ def _raw(*lines: str) -> Callable[..., Any]:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        headers = [(b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for line in lines:
-            await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await _say(send, 200, *lines)
+
+    return app
+
+
+async def _say(send: Any, status: int, *lines: str) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for line in lines:
+        await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _newest(asked: list[Any], *lines: str) -> Callable[..., Any]:
+    """As OpenAI answers for its models that reason; `asked` are the bodies that it was sent."""
+    words = "is not supported with this model. Use 'max_completion_tokens' instead."
+    error = {"message": f"Unsupported parameter: 'max_tokens' {words}", "param": "max_tokens"}
+    refusal = msgspec.json.encode({"error": error | {"code": "unsupported_parameter"}}).decode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(body := msgspec.json.decode((await receive())["body"]))
+        await (_say(send, 400, refusal) if "max_tokens" in body else _say(send, 200, *lines))
 
     return app
 
@@ -255,6 +274,30 @@ async def test_events_in_any_pieces_with_comments_and_other_line_ends() -> None:
 async def test_what_is_no_whole_answer_is_none(lines: list[str], words: str) -> None:
     with pytest.raises(EngineUnavailable, match=words):
         await events_of(*(f"data: {line}\n\n" for line in lines))
+
+
+async def test_a_limit_is_told_by_the_name_that_the_partner_takes() -> None:
+    asked: list[Any] = []
+    lines = [f"data: {text}\n\n" for text in (SAID, LAST, COUNTS)]
+    with running(_newest(asked, *lines)) as server:
+        async with Partner.open(f"{server.url}/v1", "m") as partner:
+            for _ in range(2):
+                deltas = await deltas_of(partner, request(max_tokens=9))
+                assert deltas[0].text == "hi"
+            bare = request(messages=(), prompt="once", max_tokens=9)
+            with pytest.raises(InvalidInput, match="not supported with this model"):
+                await deltas_of(partner, bare)
+    limits = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in asked]
+    assert limits == [(9, None), (None, 9), (None, 9), (9, None)], "and it is remembered"
+
+
+@pytest.mark.parametrize(("told", "counted"), [(5, 5), (None, 0), (99, 8)])
+async def test_what_was_thought_and_not_said_is_counted(told: int | None, counted: int) -> None:
+    details = {"reasoning_tokens": told}
+    usage = {"prompt_tokens": 3, "completion_tokens": 8, "completion_tokens_details": details}
+    last = msgspec.json.encode({"choices": [], "usage": usage}).decode()
+    deltas = await events_of(*(f"data: {line}\n\n" for line in (SAID, LAST, last)))
+    assert deltas[-1].usage == Usage(prompt_tokens=3, completion_tokens=8, reasoning_tokens=counted)
 
 
 CALL = (

@@ -23,8 +23,9 @@ from bessemer.app.platform import Platform
 from bessemer.core.home import Home
 from bessemer.core.principal import Principal
 from bessemer.ledger.budgets import set_budget
+from bessemer.ledger.counts import Counts
 from bessemer.ledger.rate_limits import LimitOf, RateLimit, set_rate_limit
-from tests.fakes import FakeResponder
+from tests.fakes import FakeResponder, FakeServing
 from tests.gateway.batch_house import House, chat_line, fakes, house, line
 from tests.gateway.calling import CHAT_KEY
 from tests.metered import PAYER, charge, rows_of
@@ -81,6 +82,19 @@ def test_every_endpoint_answers_as_it_does_over_http_and_is_charged(
     assert told is not None
     assert sum(count.prompt + count.cached for count in used) == told.input_tokens > 0
     assert sum(count.completion for count in used) == told.output_tokens
+
+
+def test_a_batch_tells_what_its_model_thought_and_did_not_say(platform: Platform) -> None:
+    thinking = FakeServing({"tiny": FakeResponder(reasoning_tokens=5)})
+    with house(platform, thinking) as here:
+        batch = here.run([chat_line("a"), chat_line("b")])
+    assert batch.usage is not None
+    assert (batch.usage.output_tokens, batch.usage.output_tokens_details.reasoning_tokens) == (
+        16,
+        10,
+    )
+    used = [row.used for row in rows_of(platform)]
+    assert used == [Counts(prompt=7, completion=3, reasoning=5)] * 2
 
 
 def test_bad_lines_are_named_and_nothing_is_asked_or_charged(platform: Platform) -> None:

@@ -29,6 +29,7 @@ from tests.ledger.house import set_budget, set_rate_limit
 from tests.metered import PAYER, charge, rows_of
 
 ROOT = Path(__file__).parents[2]
+COUNTED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_every_kind_of_request_is_charged_what_its_usage_says(platform: Platform
             chat(app).json()["usage"],
             chat(app, n=3, max_tokens=2).json()["usage"],
             complete(app, prompt=["Hi", "Ho"], best_of=2).json()["usage"],
-            chat(app, stream=True, stream_options={"include_usage": True}).events()[-2]["usage"],
+            chat(app, **COUNTED).events()[-2]["usage"],
         ]
     rows = rows_of(platform)
     assert [row.kind for row in rows].count("chat") == 3
@@ -61,6 +62,20 @@ def test_every_kind_of_request_is_charged_what_its_usage_says(platform: Platform
     used = Counts(*map(sum, zip(*(row.used for row in rows if row.used), strict=True)))
     assert used.prompt == sum(usage["prompt_tokens"] for usage in told)
     assert used.completion == sum(usage["completion_tokens"] for usage in told)
+
+
+def test_what_a_model_thinks_and_does_not_say_is_a_class_of_its_own(platform: Platform) -> None:
+    with metered(platform) as meter:
+        app = app_of(FakeResponder(reasoning_tokens=5), meter=meter)
+        one, two = chat(app, n=2).json()["usage"], chat(app, **COUNTED).events()[-2]["usage"]
+    assert (one["completion_tokens"], two["completion_tokens"]) == (16, 8)
+    details = [usage["completion_tokens_details"] for usage in (one, two)]
+    assert details == [{"reasoning_tokens": 10}, {"reasoning_tokens": 5}]
+    used = [row.used for row in rows_of(platform)]
+    assert used == [
+        Counts(prompt=7, completion=6, reasoning=10),
+        Counts(prompt=7, completion=3, reasoning=5),
+    ]
 
 
 def test_a_request_is_found_by_the_id_of_its_answer(platform: Platform) -> None:

@@ -154,6 +154,14 @@ def test_a_whole_response_is_what_the_client_and_the_specification_say(
     assert request.tools[0]["function"]["name"] == "look"
 
 
+def test_a_response_tells_what_its_model_thought_and_did_not_say(platform: Platform) -> None:
+    thinking = FakeServing({"tiny": FakeResponder(reasoning_tokens=5)})
+    routes = resource_routes(platform, serving=thinking)
+    usage = respond(build(thinking, FakeKeyRing(), routes=routes)).json()["usage"]
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 5}
+    assert (usage["output_tokens"], usage["total_tokens"]) == (8, 15)
+
+
 def test_the_events_of_a_message_come_in_order(app: ASGIApp) -> None:
     events = events_of(respond(app, stream=True))
     assert [event["type"].removeprefix("response.") for event in events] == [

@@ -61,6 +61,21 @@ def test_more_is_never_cheaper_and_neither_is_one_request_cut_in_two(
     assert max(a, b) <= together <= a + b
 
 
+@given(CARDS, COUNTS, COUNTS)
+def test_what_is_reserved_is_enough_whichever_class_a_token_falls_in(
+    prices: tuple[int, ...], said: Counts, unsaid: Counts
+) -> None:
+    card = card_of(prices)
+    used = said._replace(cached=unsaid.cached, reasoning=unsaid.reasoning)
+    most = used._replace(
+        prompt=used.prompt + used.cached,
+        cached=0,
+        completion=used.completion + used.reasoning,
+        reasoning=0,
+    )
+    assert card.cost_micro("m", used) <= card.most_micro("m", most)
+
+
 def test_a_price_is_for_a_million_tokens_or_an_hour() -> None:
     assert CARD.cost_micro("smollm2", Counts(prompt=1_000_000)) == 150_000
     assert CARD.cost_micro("smollm2", Counts(prompt=1)) == 1

@@ -20,22 +20,31 @@ import msgspec
 from msgspec import Raw
 
 from bessemer.app.files import sync_folder
+from bessemer.core.protocols import Usage
 from bessemer.core.space import out_of_space
 from bessemer.ledger.counts import Counts
 
 
 class Tokens(msgspec.Struct, array_like=True, frozen=True):
-    """What a line used; `cached` ones are among those of the prompt."""
+    """What a line used; `cached` is of the prompt's, and `reasoning` of the completion's."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, used: Usage) -> Tokens:
+        return cls(
+            used.prompt_tokens, used.cached_tokens, used.completion_tokens, used.reasoning_tokens
+        )
 
     def __add__(self, other: Tokens) -> Tokens:
         return Tokens(
             self.prompt + other.prompt,
             self.cached + other.cached,
             self.completion + other.completion,
+            self.reasoning + other.reasoning,
         )
 
 

@@ -313,11 +313,7 @@ def _result(number: int, line: Line, found: Tried) -> Result:
     response = _Response(answered.status, found.request_id, Raw(answered.body))
     written = OutputLine(new_id("batch_req"), line.custom_id, response, None)
     used = answered.usage
-    tokens = (
-        Tokens()
-        if used is None
-        else Tokens(used.prompt_tokens, used.cached_tokens, used.completion_tokens)
-    )
+    tokens = Tokens() if used is None else Tokens.of(used)
     is_good = answered.status == 200
     return Result(
         number, is_good, tokens, dict(found.meter.charges), Raw(msgspec.json.encode(written))
@@ -352,4 +348,5 @@ def _tally(log: ResultLog) -> dict[str, int]:
         "prompt_tokens": tokens.prompt,
         "cached_tokens": tokens.cached,
         "completion_tokens": tokens.completion,
+        "reasoning_tokens": tokens.reasoning,
     }

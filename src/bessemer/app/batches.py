@@ -196,6 +196,7 @@ def of_row(row: sa.Row[Any]) -> Batch:
             prompt_tokens=row.prompt_tokens,
             completion_tokens=row.completion_tokens,
             cached_tokens=row.cached_tokens,
+            reasoning_tokens=row.reasoning_tokens,
         ),
         created_ms=row.created_ms,
         expires_ms=row.expires_ms,

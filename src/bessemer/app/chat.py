@@ -189,7 +189,12 @@ class Reply(AsyncIterator[Delta]):
 
     def _count(self, usage: Usage | None) -> None:
         if usage is not None and self._tab is not None:
-            self._tab.count(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            self._tab.count(
+                usage.prompt_tokens,
+                usage.cached_tokens,
+                usage.completion_tokens,
+                usage.reasoning_tokens,
+            )
 
     def _left_s(self) -> float | None:
         given_s = self._request.deadline_s

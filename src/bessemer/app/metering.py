@@ -244,8 +244,9 @@ class Bill:
         """As the request's answer tells its usage: the prompt counts once, as the first answer
         read it."""
         first = next((tab for tab in self._tabs if tab.prompt), self._tabs[0])
-        computed = first.prompt - first.cached
-        return Counts(computed, first.cached, sum(tab.completion for tab in self._tabs))
+        reasoning = sum(tab.reasoning for tab in self._tabs)
+        said = sum(tab.completion for tab in self._tabs) - reasoning
+        return Counts(first.prompt - first.cached, first.cached, said, reasoning)
 
 
 class Tab:
@@ -253,18 +254,25 @@ class Tab:
 
     def __init__(self, bill: Bill) -> None:
         self._bill = bill
-        self.prompt = self.cached = self.completion = 0
+        self.prompt = self.cached = self.completion = self.reasoning = 0
         self.closed = False
         self.fault: Exception | None = None
 
     async def expect(self, model: str | None, prompt_tokens: int, completion_tokens: int) -> None:
         """See `Tally.expect`."""
-        self.prompt = self.cached = self.completion = 0
+        self.prompt = self.cached = self.completion = self.reasoning = 0
         await self._bill.expect(model, prompt_tokens, completion_tokens)
 
-    def count(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
+    def count(
+        self,
+        prompt_tokens: int,
+        cached_tokens: int,
+        completion_tokens: int,
+        reasoning_tokens: int = 0,
+    ) -> None:
         """See `Tally.count`."""
-        self.prompt, self.cached, self.completion = prompt_tokens, cached_tokens, completion_tokens
+        self.prompt, self.cached = prompt_tokens, cached_tokens
+        self.completion, self.reasoning = completion_tokens, reasoning_tokens
 
     @property
     def taken(self) -> Taken:

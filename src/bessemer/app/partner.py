@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -48,6 +48,8 @@ SILENCE_S = 120.0
 DEFAULT_RETRY_S = 5.0
 _LONGEST_EVENT_BYTES = 16 * 1024 * 1024
 _SHOWN_CHARS = 300
+
+Limit = Literal["max_tokens", "max_completion_tokens"]
 
 
 class Timeouts(NamedTuple):
@@ -91,6 +93,7 @@ class Partner:
         self._timeouts = timeouts
         self._base_url = base_url.rstrip("/")
         self._model = model
+        self._limit: Limit = "max_tokens"
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -127,13 +130,12 @@ class Partner:
         url = f"{self._base_url}/{path}"
         began_s = time.monotonic()
         try:
-            body = _body(self._model, request)
-            async with self._session.post(url, json=body, timeout=self._limits(request)) as answer:
-                if answer.status != 200:
-                    raise _refusal(answer, await _first_of(answer))
-                async with contextlib.aclosing(_deltas(answer)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+            async with (
+                self._answer(url, request) as answer,
+                contextlib.aclosing(_deltas(answer)) as deltas,
+            ):
+                async for delta in deltas:
+                    yield delta
         except TimeoutError as fault:
             if request.deadline_s is not None and time.monotonic() - began_s >= request.deadline_s:
                 raise DeadlineExceeded(
@@ -144,6 +146,27 @@ class Partner:
             raise _unavailable(f"{url} did not answer in time ({fault})") from fault
         except aiohttp.ClientError as fault:
             raise _unavailable(f"{url} cannot be reached, or broke off: {fault}") from fault
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, url: str, request: ChatRequest
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The partner's 200. `max_tokens` is what all know, but OpenAI's models that reason refuse
+        it for its newer name: those are asked once more, and by that name from then on.
+        """
+        limit = self._limit
+        body = _body(self._model, request, limit)
+        async with self._session.post(url, json=body, timeout=self._limits(request)) as answer:
+            if answer.status == 200:
+                yield answer
+                return
+            refusal = _refusal(answer, await _first_of(answer))
+        newer: Limit = "max_completion_tokens"
+        if limit == newer or refusal.param != limit or newer not in refusal.message:
+            raise refusal
+        self._limit = newer
+        async with self._answer(url, request) as answer:
+            yield answer
 
     async def embed(self, request: EmbedRequest) -> Embedded:
         """Vectors as the partner makes them; raises as `respond`."""
@@ -236,7 +259,7 @@ def _json(data: bytes) -> dict[str, Any]:
         raise _unavailable(f"the partner sent what is no JSON object: {shown!r}") from fault
 
 
-def _body(model: str, request: ChatRequest) -> dict[str, Any]:
+def _body(model: str, request: ChatRequest, limit: Limit) -> dict[str, Any]:
     body: dict[str, Any] = {"model": model, "stream": True}
     body["stream_options"] = {"include_usage": True}
     if request.prompt is None:
@@ -245,7 +268,7 @@ def _body(model: str, request: ChatRequest) -> dict[str, Any]:
         body["prompt"] = request.prompt if isinstance(request.prompt, str) else [*request.prompt]
     optional = {
         "suffix": request.suffix,
-        "max_tokens": request.max_tokens,
+        "max_tokens" if request.prompt is not None else limit: request.max_tokens,
         "stop": list(request.stop) or None,
     }
     body |= {key: value for key, value in optional.items() if value is not None}
@@ -320,10 +343,13 @@ def _embedded(raw: bytes, count: int) -> Embedded:
 
 
 def _usage(counts: dict[str, Any]) -> Usage:
+    written = counts.get("completion_tokens") or 0
+    of_it = counts.get("completion_tokens_details") or {}
     return Usage(
         prompt_tokens=counts["prompt_tokens"],
-        completion_tokens=counts.get("completion_tokens") or 0,
+        completion_tokens=written,
         cached_tokens=(counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        reasoning_tokens=min(of_it.get("reasoning_tokens") or 0, written),
     )
 
 

@@ -79,6 +79,7 @@ batches = owned(
     Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
     Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default="0"),
     Column("expires_ms", BigInteger, nullable=False),
     Column("in_progress_ms", BigInteger),
     Column("finalizing_ms", BigInteger),

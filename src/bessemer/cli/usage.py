@@ -99,12 +99,15 @@ def unsettled(older_s: int, as_json: bool) -> None:
 @click.option("--prompt", type=click.IntRange(0), default=0, help="Tokens read and computed.")
 @click.option("--cached", type=click.IntRange(0), default=0, help="Tokens read from the cache.")
 @click.option("--completion", type=click.IntRange(0), default=0, help="Tokens written.")
-def settle(request_id: str, prompt: int, cached: int, completion: int) -> None:
+@click.option(
+    "--reasoning", type=click.IntRange(0), default=0, help="Tokens written and not shown."
+)
+def settle(request_id: str, prompt: int, cached: int, completion: int, reasoning: int) -> None:
     """Charge a request that a crash left open, by counts that you know."""
     from bessemer.app import usage
     from bessemer.app.platform import Platform
 
-    used = usage.Counts(prompt, cached, completion)
+    used = usage.Counts(prompt, cached, completion, reasoning)
     with Platform.open() as platform:
         charge = usage.settle(platform, platform.local_principal(), request_id, used)
     click.echo(f"{request_id} is settled: {usage.money(charge.cost_micro)}")

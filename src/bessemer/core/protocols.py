@@ -268,8 +268,17 @@ class Tally(Protocol):
         """
         ...
 
-    def count(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
-        """What was computed so far, by the engine's own counting; `cached` of the prompt's."""
+    def count(
+        self,
+        prompt_tokens: int,
+        cached_tokens: int,
+        completion_tokens: int,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """What was computed so far, by the engine's own counting.
+
+        `cached` is of the prompt's, and `reasoning` of the completion's.
+        """
         ...
 
 
@@ -303,11 +312,16 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Token counts by the engine's own counting."""
+    """Token counts by the engine's own counting.
+
+    `cached` is of the prompt's; `reasoning`, which a model wrote and does not show, of the
+    completion's.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class TextLogprob(msgspec.Struct, frozen=True):

@@ -167,6 +167,6 @@ def _usage(batch: batches.Batch) -> BatchUsage:
         used.prompt_tokens,
         InputDetails(used.cached_tokens),
         used.completion_tokens,
-        OutputDetails(0),
+        OutputDetails(used.reasoning_tokens),
         used.prompt_tokens + used.completion_tokens,
     )

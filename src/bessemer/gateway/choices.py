@@ -89,6 +89,7 @@ def total_usage(choices: Sequence[Choice], n: int) -> Usage:
         prompt_tokens=sum(usage.prompt_tokens for usage in found[::n]),
         completion_tokens=sum(usage.completion_tokens for usage in found),
         cached_tokens=sum(usage.cached_tokens for usage in found[::n]),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in found),
     )
 
 

@@ -20,13 +20,10 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: int
 
 
-class CompletionDetails(msgspec.Struct, frozen=True):
-    """No model here thinks apart from what it says."""
+class CompletionDetails(msgspec.Struct):
+    """A model of this house thinks aloud; a partner's may think apart from what it says."""
 
-    reasoning_tokens: int = 0
-
-
-_SAID = CompletionDetails()
+    reasoning_tokens: int
 
 
 class UsageShape(msgspec.Struct):
@@ -34,13 +31,14 @@ class UsageShape(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
-    completion_tokens_details: CompletionDetails = _SAID
+    completion_tokens_details: CompletionDetails
 
     @classmethod
     def of(cls, usage: Usage) -> UsageShape:
         total = usage.prompt_tokens + usage.completion_tokens
-        details = PromptDetails(usage.cached_tokens)
-        return cls(usage.prompt_tokens, usage.completion_tokens, total, details)
+        read = PromptDetails(usage.cached_tokens)
+        written = CompletionDetails(usage.reasoning_tokens)
+        return cls(usage.prompt_tokens, usage.completion_tokens, total, read, written)
 
 
 MaybeUsage = UsageShape | None | msgspec.UnsetType

@@ -147,7 +147,7 @@ class Book:
             raise Conflict(
                 "no rate card is in force", next_step="put one in force: ledger.cards.adopt"
             )
-        cost = card.cost_micro(entry.model, entry.most)
+        cost = card.most_micro(entry.model, entry.most)
         accounts = accounts_of(who.project_id, who.org_id)
         for account in accounts:
             budgets.check(self._limits, self._balances, account, self._month, cost)

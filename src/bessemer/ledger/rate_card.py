@@ -132,6 +132,19 @@ class RateCard(pydantic.BaseModel):
             next_step='add a rate to the card, or one with model = "*" at its end',
         )
 
+    def most_micro(self, model: str, most: Counts) -> int:
+        """What a request of at most so many tokens costs at most; raises as `cost_micro`.
+
+        Which of its tokens are found in a cache, and which are thought and not said, is known after
+        it: where such a class is the dearer one, any of them may fall in it.
+        """
+        rate = self.rate_of(model)
+        if rate.cached is not None and rate.cached > rate.prompt:
+            most = most._replace(prompt=0, cached=most.prompt + most.cached)
+        if rate.reasoning is not None and rate.reasoning > rate.completion:
+            most = most._replace(completion=0, reasoning=most.completion + most.reasoning)
+        return self.cost_micro(model, most)
+
     def cost_micro(self, model: str, counts: Counts) -> int:
         """What a request costs: the exact sum over its classes, rounded up once, at the end.
 
