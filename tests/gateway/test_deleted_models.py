@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bessemer.app import fine_tuning
+from bessemer.app import fine_tuned_models
 from bessemer.app.adapters import find_adapter
 from bessemer.app.chat import ModelNotFound
 from bessemer.app.pool_serving import PoolServing
@@ -25,15 +25,15 @@ def test_of_two_who_delete_a_model_one_is_told_that_it_is_gone(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
-    look = fine_tuning.find_served
+    look = fine_tuned_models.find_served
 
     def overtaken(*given: Any) -> Any:
         found = look(*given)
-        monkeypatch.setattr(fine_tuning, "find_served", look)
-        fine_tuning.delete_model(shop.platform, ME, model)
+        monkeypatch.setattr(fine_tuned_models, "find_served", look)
+        fine_tuned_models.delete(shop.platform, ME, model)
         return found
 
-    monkeypatch.setattr(fine_tuning, "find_served", overtaken)
+    monkeypatch.setattr(fine_tuned_models, "find_served", overtaken)
     answer = call(shop.app, f"/v1/models/{model}", method="DELETE")
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
     done = [action for action, _ in shop.trail(model)]

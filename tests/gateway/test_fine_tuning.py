@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from bessemer.app import files, fine_tuning, fine_tuning_desk, jobs
+from bessemer.app import files, fine_tuned_models, fine_tuning, fine_tuning_desk, jobs
 from bessemer.app.adapters import find_adapter
 from bessemer.app.spending import set_prices
 from bessemer.core.runs import RunFolder
@@ -155,7 +155,7 @@ def test_a_file_that_is_deleted_before_it_is_read_is_named(shop: Shop, param: st
 def test_a_model_that_is_deleted_before_its_job_is_looked_at_is_named(shop: Shop) -> None:
     model = shop.until(shop.create(world.chats(4)), "succeeded")["fine_tuned_model"]
     job = shop.create(world.chats(4), model=model)
-    fine_tuning.delete_model(shop.platform, ME, model)
+    fine_tuned_models.delete(shop.platform, ME, model)
     error = shop.until(job, "failed")["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model")
 

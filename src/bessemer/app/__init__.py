@@ -51,6 +51,7 @@ __all__ = [
     "feedback_pairs",
     "file_survey",
     "files",
+    "fine_tuned_models",
     "fine_tuning",
     "fine_tuning_desk",
     "fine_tuning_events",

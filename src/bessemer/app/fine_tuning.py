@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: ask for one, look at it, pause, resume, cancel it, and delete what it made.
+"""Fine-tuning jobs: ask for one, look at it, pause, resume and cancel it.
 
 A job is a row that says what is wanted, and a run of the train room that does it. `FineTuningDesk`
 (`fine_tuning_desk`) carries the one to the other; what a job is now is read from both:
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from bessemer.app import audit, files, jobs
+from bessemer.app import audit, files, fine_tuned_models, jobs
 from bessemer.app.adapters import NamedAdapter, find_served
 from bessemer.app.chat import no_such_model
 from bessemer.app.fine_tuning_method import Method
@@ -36,7 +36,6 @@ from bessemer.core.errors import Conflict, InvalidInput, NotFound
 from bessemer.core.ids import new_id
 from bessemer.core.principal import Principal
 from bessemer.core.runs import RunFolder
-from bessemer.core.tables import names
 from bessemer.ledger.counts import Counts
 from bessemer.models.encoder_config import is_encoder
 
@@ -51,7 +50,6 @@ Wanted = Literal["run", "pause", "cancel"]
 
 _SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
-_PREFIX = "ft:"
 
 
 class Request(NamedTuple):
@@ -120,6 +118,7 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
     checked = check(platform, principal, request)
     method = checked.method
     job_id = new_id("ftjob-")
+    name = fine_tuned_models.name_of(checked.base, principal, request.suffix, job_id)
     row = {
         "id": job_id,
         "org_id": principal.org_id,
@@ -132,7 +131,7 @@ def create(platform: Platform, principal: Principal, request: Request) -> Job:
         "training_file": request.training_file,
         "validation_file": request.validation_file,
         "metadata": _metadata_text(request.metadata),
-        "fine_tuned_model": _model_name(checked.base, principal, request.suffix, job_id),
+        "fine_tuned_model": name,
         "state": "validating",
         "wanted": "run",
     }
@@ -248,35 +247,6 @@ def list_checkpoints(
         JobCheckpoint(r.id, r.created_ms, r.job_id, r.step, r.model, json.loads(r.metrics))
         for r in rows
     ], has_more
-
-
-def delete_model(platform: Platform, principal: Principal, model: str) -> None:
-    """Forget the name of a model that a job of this project made; nobody can ask it any more.
-
-    Raises:
-        ModelNotFound: the project has no such name.
-        InvalidInput: no job made it.
-    """
-    principal.require("models:write")
-    try:
-        find_served(platform, principal, model)
-    except NotFound:
-        raise no_such_model(model) from None
-    mine = (names.c.project_id == principal.project_id) & (names.c.name == model)
-    with platform.db.write() as connection:
-        if not _was_made_here(connection, principal, model):
-            raise InvalidInput(
-                f"{model} was not made by a fine-tuning job, and stays",
-                param="model",
-                next_step="GET /v1/fine_tuning/jobs names the models that were",
-            )
-        there = mine & names.c.kind.in_(("model", "adapter"))
-        meant = sa.select(names.c.digest).where(there).order_by(names.c.id.desc()).limit(1)
-        digest = connection.execute(meant).scalar()
-        if digest is None:  # somebody else deleted it just now
-            raise no_such_model(model)
-        connection.execute(names.delete().where(there))
-        audit.record(connection, principal, "model.deleted", model, before={"digest": digest})
 
 
 def run_folder(platform: Platform, job: Job) -> RunFolder | None:
@@ -448,13 +418,6 @@ def _check_suffix(suffix: str) -> None:
         )
 
 
-def _model_name(base: str, principal: Principal, suffix: str | None, job_id: str) -> str:
-    # A name is one part of a URL's path.
-    root = base.removeprefix(_PREFIX).partition(":")[0] if base.startswith(_PREFIX) else base
-    root = root.rpartition("/")[2].replace("@", "-")[:60]
-    return f"{_PREFIX}{root}:{principal.project_id}:{suffix or ''}:{job_id[-8:]}"
-
-
 def _metadata_text(metadata: Mapping[str, str] | None) -> str | None:
     """Canonical JSON, which `_has_metadata` looks into; None for no pairs."""
     if not metadata:
@@ -487,13 +450,3 @@ def _has_metadata(wanted: Mapping[str, str]) -> sa.ColumnElement[bool]:
         either = [sa.func.replace(text, before + pair, "") != text for before in "{,"]
         found.append(sa.or_(*either))
     return sa.and_(*found)
-
-
-def _was_made_here(connection: sa.Connection, principal: Principal, model: str) -> bool:
-    project = principal.project_id
-    table, parts = fine_tuning_jobs, fine_tuning_checkpoints
-    whole = sa.select(table.c.id).where(
-        table.c.project_id == project, table.c.fine_tuned_model == model
-    )
-    part = sa.select(parts.c.id).where(parts.c.project_id == project, parts.c.model == model)
-    return connection.execute(sa.union_all(whole, part)).first() is not None

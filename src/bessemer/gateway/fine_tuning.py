@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from bessemer.app import fine_tuning
+from bessemer.app import fine_tuned_models, fine_tuning
 from bessemer.app.chat import Serving
 from bessemer.app.fine_tuning import FINAL, Job, JobCheckpoint
 from bessemer.app.fine_tuning_events import JobEvent, all_events, list_events, no_such_event
@@ -212,7 +212,7 @@ def routes(platform: Platform, serving: Serving | None = None) -> list[Route]:
     async def delete(call: Call) -> None:
         """Forget a model that a fine-tuning job of the project made."""
         model = call.ids["model"]
-        await call.work(fine_tuning.delete_model, platform, call.principal, model)
+        await call.work(fine_tuned_models.delete, platform, call.principal, model)
         if serving is not None:
             serving.forget_names()
         await call.reply(Deleted(model, "model"))
