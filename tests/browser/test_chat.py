@@ -103,6 +103,7 @@ def test_a_new_chat_leaves_the_old_one_in_the_list(page: Page, site: Site) -> No
 
     page.get_by_role("link", name="New chat").click()
     expect(page.get_by_text("Ask a model on this machine")).to_be_visible()
+    expect(page.locator("#talks li")).to_have_count(1)  # the page's script is there
     ask(page, "Remember the second.")
     expect(page.locator("#talks li")).to_have_count(2)
 

@@ -118,24 +118,26 @@ def worthwhile(
     """How many tokens to guess for each, so that the step makes the most tokens in its time.
 
     The j-th guess for a sequence adds rate ** j tokens and has its cost. The likeliest are added
-    as long as they raise the quotient, which then is the highest there is.
+    as long as they raise the quotient, which then is the highest of a step with guesses; what its
+    opening costs may make it less than a step without any.
     """
     lengths = dict.fromkeys(rates, 0)
     tokens, time = float(len(rates)), 1 + TOKEN_COST * len(rates)
+    without = tokens / time
+    time += OPENING_COST
     cost = TOKEN_COST + guess_cost / max(1, len(rates))
-    opening = OPENING_COST
     order = [(-rate, place, s) for place, (s, rate) in enumerate(rates.items()) if most[s]]
     heapq.heapify(order)
     while order and room > 0:
         chance, place, sequence = heapq.heappop(order)
-        if -chance * time <= (cost + opening) * tokens:
+        if -chance * time <= cost * tokens:
             break
-        tokens, time, opening = tokens - chance, time + cost + opening, 0.0
+        tokens, time = tokens - chance, time + cost
         lengths[sequence] += 1
         room -= 1
         if lengths[sequence] < most[sequence]:
             heapq.heappush(order, (chance * rates[sequence], place, sequence))
-    return lengths
+    return lengths if tokens / time > without else dict.fromkeys(rates, 0)
 
 
 def _left(sequence: EngineSequence) -> int:
