@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bessemer.data.duplicates import THRESHOLD, group_near_duplicates, jaccard, shingles
@@ -28,6 +28,7 @@ def true_jaccard(left: str, right: str) -> float:
     return len(a & b) / len(a | b)
 
 
+@example("", "\0")
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_similarity_is_jaccards(left: str, right: str) -> None:
     assert jaccard(shingles(left), shingles(right)) == true_jaccard(left, right)

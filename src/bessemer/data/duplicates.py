@@ -25,6 +25,7 @@ ROWS = 4  # of a band
 THRESHOLD = 0.8
 CROWD = 16  # neighbors compared in a bucket; a bound for files where everything looks alike
 MARGIN = 0.15  # three standard deviations of the estimate that 64 hashes give at 0.8
+_NO_CHARACTER = 0x110000  # fills up short texts; a NUL is a character
 BLOCK = 4096  # shingles hashed at once; bounds memory for long texts
 
 
@@ -58,7 +59,7 @@ def shingles(text: str) -> U64:
     squeezed = " ".join(text.lower().split())
     codes = np.frombuffer(squeezed.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     if len(codes) < WIDTH:
-        codes = np.pad(codes, (0, WIDTH - len(codes)))
+        codes = np.pad(codes, (0, WIDTH - len(codes)), constant_values=_NO_CHARACTER)
     count = len(codes) - WIDTH + 1
     mixed = np.zeros(count, dtype=np.uint64)
     for place, power in enumerate(_POWERS):
