@@ -12,6 +12,7 @@ import pytest
 
 from bessemer.app import background, responses
 from bessemer.app.background import Background
+from bessemer.app.metering import Meter
 from bessemer.app.platform import Platform
 from bessemer.core.errors import Busy, ContextLengthExceeded
 from bessemer.core.home import Home
@@ -20,9 +21,12 @@ from bessemer.core.protocols import ChatRequest, Delta
 from bessemer.gateway.asgi import build
 from bessemer.gateway.exchange import ASGIApp
 from bessemer.gateway.resources import resource_routes
+from bessemer.ledger.counts import Counts
+from bessemer.ledger.rate_limits import ANY_MODEL, LimitOf, RateLimit, set_rate_limit
 from tests.fakes import FakeResponder, FakeServing
 from tests.gateway import specification
 from tests.gateway.calling import CHAT_KEY, KEY, FakeKeyRing, acall, call, running
+from tests.metered import charge, rows_of
 from tests.unreachable import away
 
 ME = Principal("org", "p1", "u1", frozenset({"*"}))
@@ -30,9 +34,13 @@ SAID = ["a", "b", "c"]
 
 
 class FullAtFirst(FakeResponder):
+    """As an engine is: the prompt is known, and paid for, before it is queued."""
+
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        if self.opened == 0:
+        if self.opened < 2:
             self.opened += 1
+            if request.tally is not None:
+                await request.tally.expect(None, 7, 3)
             raise Busy("full", retry_after_s=0.01)
         async for delta in super().respond(request):
             yield delta
@@ -122,6 +130,40 @@ def test_a_full_engine_is_asked_again_and_other_faults_are_told(platform: Platfo
         assert "0123456789ab" in (await house.until(unknown["id"], "failed"))["error"]["message"]
 
     asyncio.run(run())
+
+
+def test_each_try_at_a_full_engine_is_reserved_and_the_last_is_charged(platform: Platform) -> None:
+    charge(platform)
+    meter = Meter.of(platform)
+
+    async def run() -> None:
+        house = House(platform, meter=meter)
+        done = await house.until((await house.ask("full"))["id"], "completed", "failed")
+        assert (done["status"], done["error"]) == ("completed", None)
+        await meter.flush()
+
+    asyncio.run(run())
+    meter.close()
+    rows = rows_of(platform)
+    assert [row.state for row in rows] == ["released", "released", "settled"]
+    assert rows[-1].used == Counts(7, 0, 3)
+
+
+def test_one_that_never_fits_a_rate_limit_does_not_wait_for_it(platform: Platform) -> None:
+    with platform.db.write() as connection:
+        of = LimitOf(f"project:{ME.project_id}", ANY_MODEL)
+        set_rate_limit(connection, ME, of, RateLimit(tokens=5))
+    charge(platform)
+    meter = Meter.of(platform)
+
+    async def run() -> None:
+        house = House(platform, meter=meter)
+        done = await house.until((await house.ask("tiny"))["id"], "failed")
+        assert done["error"]["code"] == "rate_limit_exceeded"
+        assert "never fits" in done["error"]["message"]
+
+    asyncio.run(run())
+    meter.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])

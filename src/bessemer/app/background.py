@@ -28,7 +28,7 @@ from bessemer.app.responses import (
     Status,
 )
 from bessemer.app.streams import closing
-from bessemer.core.errors import Busy, DatabaseUnavailable, InvalidInput
+from bessemer.core.errors import Busy, DatabaseUnavailable, InvalidInput, RateLimited
 from bessemer.core.principal import Principal
 
 # More wait here instead of in the engines' lines, which callers who wait stand in too.
@@ -173,7 +173,8 @@ class Background:
                         live.tell(piece)
                 return
             except Busy as full:
-                if live.run.response.status != "queued":
+                never_fits = isinstance(full, RateLimited) and full.facts.get("never")
+                if never_fits or live.run.response.status != "queued":
                     raise
                 await asyncio.sleep(full.retry_after_s)
 

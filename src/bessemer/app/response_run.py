@@ -114,6 +114,7 @@ class Run:
         self._platform, self._serving, self._prepared = platform, serving, prepared
         self._meter, self._latencies, self._note = meter, latencies, note
         self._output = Output()
+        self._tries = 0
 
     async def pieces(self, *, whole: bool) -> AsyncGenerator[Piece, None]:
         """Ask the model. Before the first piece nothing has happened, and it may be asked again.
@@ -125,7 +126,7 @@ class Run:
             BessemerError: as `chat.respond`.
         """
         principal, asked = self._prepared.principal, self._prepared.asked
-        request = await self._fitted()
+        request = self._numbered(await self._fitted())
         last: Delta | None = None
         reply = respond(
             self._serving, principal, asked.model, request,
@@ -167,6 +168,14 @@ class Run:
 
     def _become(self, status: Status) -> None:
         self.response = msgspec.structs.replace(self.response, status=status)
+
+    def _numbered(self, request: ChatRequest) -> ChatRequest:
+        """What a try reserved is released when it fails, and an id is reserved once."""
+        self._tries += 1
+        if self._tries == 1:
+            return request
+        request_id = f"{request.request_id}-{self._tries - 1}"
+        return msgspec.structs.replace(request, request_id=request_id)
 
     async def _fitted(self) -> ChatRequest:
         asked = self._prepared.asked
