@@ -300,6 +300,33 @@ async def test_what_was_thought_and_not_said_is_counted(told: int | None, counte
     assert deltas[-1].usage == Usage(prompt_tokens=3, completion_tokens=8, reasoning_tokens=counted)
 
 
+@pytest.mark.parametrize(("told", "counted"), [(2, 2), (None, 0), (99, 3)])
+async def test_no_more_was_cached_than_was_read(told: int | None, counted: int) -> None:
+    details = {"cached_tokens": told}
+    usage = {"prompt_tokens": 3, "completion_tokens": 8, "prompt_tokens_details": details}
+    last = msgspec.json.encode({"choices": [], "usage": usage}).decode()
+    deltas = await events_of(*(f"data: {line}\n\n" for line in (SAID, LAST, last)))
+    assert deltas[-1].usage == Usage(prompt_tokens=3, completion_tokens=8, cached_tokens=counted)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"completion_tokens": 8},
+        {"prompt_tokens": None},
+        {"prompt_tokens": "3"},
+        {"prompt_tokens": 3, "completion_tokens": -5},
+        {"prompt_tokens": 10**13},
+        {"prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": -4}},
+        [3, 8],
+    ],
+)
+async def test_impossible_counts_are_a_fault_of_the_partner(usage: Any) -> None:
+    last = msgspec.json.encode({"choices": [], "usage": usage}).decode()
+    with pytest.raises(EngineUnavailable, match="counted tokens as nobody can"):
+        await events_of(*(f"data: {line}\n\n" for line in (SAID, LAST, last)))
+
+
 CALL = (
     '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function",'
     '"function":{"name":"look","arguments":""}}]},"finish_reason":null}]}'

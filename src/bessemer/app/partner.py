@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -41,6 +41,7 @@ from bessemer.core.protocols import (
     ToolChoice,
     Usage,
 )
+from bessemer.ledger.counts import MOST
 
 CONNECT_S = 10.0
 # A long prompt may take a partner this long before its first token.
@@ -67,8 +68,27 @@ class _Vector(msgspec.Struct):
     embedding: list[float]
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+
 class _Counts(msgspec.Struct):
-    prompt_tokens: int
+    prompt_tokens: Count
+
+
+class _Cached(msgspec.Struct):
+    cached_tokens: Count | None = None
+
+
+class _Reasoned(msgspec.Struct):
+    reasoning_tokens: Count | None = None
+
+
+class _Counted(_Counts):
+    """The `usage` of a stream, as far as it is needed."""
+
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _Cached | None = None
+    completion_tokens_details: _Reasoned | None = None
 
 
 class _Vectors(msgspec.Struct):
@@ -342,14 +362,20 @@ def _embedded(raw: bytes, count: int) -> Embedded:
     return Embedded([by_place[place] for place in range(count)], found.usage.prompt_tokens)
 
 
-def _usage(counts: dict[str, Any]) -> Usage:
-    written = counts.get("completion_tokens") or 0
-    of_it = counts.get("completion_tokens_details") or {}
+def _usage(counts: Any) -> Usage:
+    """What is impossible could not be charged, and would be held as unsettled for ever."""
+    try:
+        found = msgspec.convert(counts, _Counted)
+    except msgspec.ValidationError as fault:
+        raise _unavailable(f"the partner counted tokens as nobody can: {fault}") from fault
+    written = found.completion_tokens or 0
+    read_of = found.prompt_tokens_details or _Cached()
+    written_of = found.completion_tokens_details or _Reasoned()
     return Usage(
-        prompt_tokens=counts["prompt_tokens"],
+        prompt_tokens=found.prompt_tokens,
         completion_tokens=written,
-        cached_tokens=(counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-        reasoning_tokens=min(of_it.get("reasoning_tokens") or 0, written),
+        cached_tokens=min(read_of.cached_tokens or 0, found.prompt_tokens),
+        reasoning_tokens=min(written_of.reasoning_tokens or 0, written),
     )
 
 
