@@ -18,12 +18,12 @@ completion = 2_000_000
 """
 
 
-def reserve(name: str, settle: bool) -> None:
+def reserve(name: str, settle: bool, reasoning: int = 0) -> None:
     with Platform.open() as platform, Ledger(platform.db) as ledger:
         who = platform.local_principal()
         ledger.reserve(who, name, "tiny", "chat", Counts(10, 0, 5)).result()
         if settle:
-            ledger.settle(name, Counts(8, 2, 1)).result()
+            ledger.settle(name, Counts(8, 2, 1, reasoning)).result()
 
 
 def test_prices_are_zero_until_they_are_set(tmp_path: Path) -> None:
@@ -46,11 +46,13 @@ def test_what_was_used_is_listed_by_day_model_and_key(tmp_path: Path) -> None:
     file = tmp_path / "prices.toml"
     file.write_text(CARD)
     say("prices", "set", str(file))
-    reserve("paid", settle=True)
+    reserve("paid", settle=True, reasoning=5)
     (row,) = say("usage", "--json").json
     assert row["model"] == "tiny" and row["requests"] == 2 and row["prompt"] == 16
-    assert row["cost_micro"] == 8 + 2 + 2
-    assert "0.000012" in say("usage", "--by", "kind").out
+    assert row["cost_micro"] == 8 + 2 + 2 + 10
+    header, told = say("usage", "--by", "kind").out.splitlines()
+    assert header.split()[3:] == ["PROMPT", "CACHED", "COMPLETION", "REASONING", "COST"]
+    assert told.split()[3:] == ["16", "4", "2", "5", "0.000022"]
 
 
 def test_what_a_crash_left_is_settled_or_released_by_hand() -> None:

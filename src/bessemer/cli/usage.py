@@ -47,11 +47,11 @@ def _show(days: int, by: tuple[str, ...], as_json: bool) -> None:
         return
     rows = [
         (day, *(value or "none" for value in one.group), f"{one.requests:,}",
-         *(f"{count:,}" for count in one.counts[:3]), usage.money(one.cost_micro))
+         *(f"{count:,}" for count in one.counts[:4]), usage.money(one.cost_micro))
         for day, one in sums
     ]  # fmt: skip
     header = ("DAY", *(name.upper() for name in by), "REQUESTS", "PROMPT", "CACHED", "COMPLETION",
-              "COST")  # fmt: skip
+              "REASONING", "COST")  # fmt: skip
     print_rows(header, rows, f"nothing was used in {days} days")
 
 
