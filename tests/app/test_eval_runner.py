@@ -17,6 +17,7 @@ from bessemer.app import eval_reports, eval_runs
 from bessemer.app.embeddings import EngineEmbedder
 from bessemer.app.eval_runner import EvalRunner
 from bessemer.app.eval_sources import Row
+from bessemer.app.metering import Meter
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.app.tables import eval_outputs
@@ -24,6 +25,7 @@ from bessemer.core.errors import Busy, EngineUnavailable, InvalidInput
 from bessemer.core.protocols import Delta, ToolCallDelta, Usage
 from tests.app.evals_world import EQUAL, ME, define, finish_all, rows, submit, the_run
 from tests.fakes import FakeResponder, FakeServing
+from tests.metered import charge, rows_of
 from tests.unreachable import away
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,27 @@ def test_after_kill_9_each_item_has_one_output_and_is_counted_once(platform: Pla
     with platform.db.read() as connection:
         numbers = list(connection.execute(sa.select(eval_outputs.c.number)).scalars())
     assert sorted(numbers) == list(range(30))
+
+
+async def test_an_item_is_charged_once_it_has_an_output_and_not_before(platform: Platform) -> None:
+    charge(platform)
+    meter = Meter.of(platform)
+    score = {"type": "score_model", "name": "mark", "range": [0, 10], **JUDGE}
+    run = submit(platform, define(platform, score), rows(4))
+    held = FakeResponder(["7"], hold_after=0)
+    for judge in (held, FakeResponder(["7"])):
+        serving = FakeServing({"m": FakeResponder(["Hi"]), "judge": judge})
+        runner = EvalRunner(platform, serving, meter=meter, tick_s=0.01)
+        await runner.start()
+        async with asyncio.timeout(20):
+            while held.opened < 4 or (judge is not held and eval_runs.open_runs(platform)):
+                await asyncio.sleep(0.01)
+        await runner.close()  # the first time every item was answered, and none was judged
+    meter.close()
+    assert the_run(platform, run.id).tally.done == 4
+    settled = [row.model for row in rows_of(platform) if row.state == "settled"]
+    assert sorted(settled) == ["judge"] * 4 + ["m"] * 4
+    assert {row.state for row in rows_of(platform)} == {"settled", "released"}
 
 
 async def test_a_database_that_is_away_for_a_while_ends_no_run(platform: Platform) -> None:

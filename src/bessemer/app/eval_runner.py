@@ -1,7 +1,8 @@
 """Does the runs of evals, inside the server: a few at a time, and after a restart where it was.
 
 Each output is on disk before it counts, and an item with an output is never asked again
-(`eval_runs.record`). A run that was going when the server died is simply still open, so the next
+(`eval_runs.record`). What models did for an item is charged when it has one, so it is not charged
+again with the item. A run that was going when the server died is simply still open, so the next
 server takes it up like a new one.
 """
 
@@ -12,9 +13,12 @@ import itertools
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
 
 from bessemer.app import eval_definitions, eval_runs, eval_sources
 from bessemer.app.chat import Serving
+from bessemer.app.deferred_meter import DeferredMeter
 from bessemer.app.eval_grading import Judge
 from bessemer.app.eval_runs import EvalRun, Fault, NewOutput
 from bessemer.app.eval_sources import Line
@@ -123,7 +127,9 @@ class EvalRunner:
             eval_definitions.get, self._platform, run.principal, run.eval_id
         )
         partners = await asyncio.to_thread(partners_of, self._serving, run.principal)
-        judge = Judge(self._serving, run, definition, self._graders, self._meter, partners)
+        judge = partial(
+            Judge, self._serving, run, definition, graders=self._graders, partners=partners
+        )
         lines = eval_sources.read(self._platform, run.principal, run.plan.source)
         turns = _Turns(line for line in lines if line.number not in done)
         try:
@@ -133,30 +139,49 @@ class EvalRunner:
         except ExceptionGroup as faults:
             raise faults.exceptions[0] from None
 
-    async def _judge_in_turn(self, run_id: str, judge: Judge, turns: _Turns) -> None:
+    async def _judge_in_turn(self, run_id: str, judge: _JudgeBy, turns: _Turns) -> None:
         while True:
             async with self._places:
                 line = await turns.next()
                 if line is None:
                     return
-                output = await judge.judge(line)
-                if not await self._record(run_id, output):
+                meter = None if self._meter is None else DeferredMeter(self._meter)
+                try:
+                    output = await judge(meter=meter).judge(line)
+                except BaseException:
+                    _close(meter, kept=False)
+                    raise
+                if not await self._record(run_id, output, meter):
                     return  # canceled or deleted meanwhile
 
-    async def _record(self, run_id: str, output: NewOutput) -> bool:
-        """What is being written when this is canceled is written; `close` waits for it."""
+    async def _record(self, run_id: str, output: NewOutput, meter: DeferredMeter | None) -> bool:
+        """What is being written when this is canceled is written, and charged; `close` waits."""
         writing = asyncio.ensure_future(
             asyncio.to_thread(eval_runs.record, self._platform, run_id, output)
         )
         self._writing.add(writing)
-        writing.add_done_callback(self._written)
+        writing.add_done_callback(partial(self._written, meter))
         return await asyncio.shield(writing)
 
-    def _written(self, writing: asyncio.Future[bool]) -> None:
+    def _written(self, meter: DeferredMeter | None, writing: asyncio.Future[bool]) -> None:
         self._writing.discard(writing)
         # Whoever waited may have been canceled. What was not kept is asked again.
-        if not writing.cancelled():
-            writing.exception()
+        failed = writing.cancelled() or writing.exception() is not None
+        _close(meter, kept=not failed and writing.result())
+
+
+def _close(meter: DeferredMeter | None, *, kept: bool) -> None:
+    """An item with an output is charged, once, and one without is not."""
+    if meter is not None and kept:
+        meter.charge()
+    elif meter is not None:
+        meter.waive("its item has no output")
+
+
+class _JudgeBy(Protocol):
+    """A `Judge` of a run's items by the meter of one of them."""
+
+    def __call__(self, *, meter: Meter | None) -> Judge: ...
 
 
 class _Turns:
