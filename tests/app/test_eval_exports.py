@@ -70,7 +70,5 @@ def test_objects_may_stand_in_somebodys_own(tmp_path: Path) -> None:
     kinds = [found["object"] for found in read_objects([file])]
     assert kinds == ["eval", "eval.run", "eval.run.output_item"]
     file.write_text('{"evals": []}')
-    with pytest.raises(
-        DataError, match=r"all\.json holds nothing, which is none of eval, eval\.run"
-    ):
+    with pytest.raises(DataError, match=r"all\.json holds none of eval, eval\.run"):
         list(read_objects([file]))

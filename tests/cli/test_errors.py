@@ -33,6 +33,10 @@ TEACH = str(REPOSITORY / "recipes" / "teach.toml")
         (["key", "create", "--scope", "all"], "all", "chat"),
         (["login"], "no server runs on", "bessemer up"),
         (["data", "check", "none.jsonl"], "cannot read none.jsonl", "name a file"),
+        (["batches", "create", "none.jsonl"], "none.jsonl is neither a file here", "files list"),
+        (["batches", "show", "batch_0"], "No such Batch object: batch_0", "bessemer batches list"),
+        (["files", "get", "file-0"], "No such File object: file-0", "bessemer files list"),
+        (["evals", "show", "eval_0"], "No such eval: eval_0", "bessemer evals list"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
 )
@@ -86,6 +90,10 @@ def test_an_unknown_key_in_a_recipe_is_refused_with_the_one_that_was_meant(tmp_p
         (["chat", "--json"], "--message"),
         (["eval"], "MODEL"),
         (["up", "--port", "http"], "'http'"),
+        (["audit", "--limit", "9" * 30], "9 is not in the range"),
+        (["usage", "unsettled", "--older", "9" * 30], "9 is not in the range"),
+        (["usage", "settle", "req_0", "--prompt", "9" * 30], "9 is not in the range"),
+        (["chat", "none", "-m", "Hi", "--seed", "9" * 30], "9 is not in the range"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -94,6 +102,35 @@ def test_a_wrong_command_line_says_what_is_right(words: list[str], message: str)
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith("Usage: bessemer")
     assert message in said.err
+
+
+@pytest.mark.parametrize("verb", [["key", "revoke"], ["project", "create"], ["audit", "--actor"]])
+def test_an_argument_that_is_no_text_is_refused(verb: list[str]) -> None:
+    said = say(*verb, "caf\udce9")
+    assert (said.status, said.out) == (2, "")
+    assert said.err == "Error: an argument is not UTF-8: b'caf\\xe9'\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [
+        (["prices", "set"], 2),
+        (["check", "logprobs", "none", "--text"], 2),
+        (["explain"], 1),
+        (["train"], 1),
+        (["evals", "import"], 1),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_file_that_is_no_text_is_refused_by_its_name(
+    verb: list[str], status: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "latin.toml"
+    file.write_bytes(b"caf\xe9")
+    said = say(*verb, str(file))
+    assert (said.status, said.out) == (status, "")
+    assert "latin.toml" in said.err and "UTF-8" in said.err
+    assert "Traceback" not in said.err
 
 
 def test_a_home_that_cannot_be_made_is_no_traceback(

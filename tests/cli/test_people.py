@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
+
+import pytest
 
 from bessemer.app import models, projects
+from bessemer.app.keys import KeyRing
 from bessemer.app.platform import Platform
 from bessemer.console.sessions import Sessions, token_folder
 from bessemer.core.home import Home
@@ -33,7 +38,8 @@ def test_a_project_gets_a_person_a_key_and_an_end() -> None:
     assert len(say("project", "list", "--json").json) == 1
     assert len(say("project", "list", "--archived", "--json").json) == 2
     late = say("key", "create", "--project", "research")
-    assert (late.status, late.out) == (1, "") and "no project 'research'" in late.err
+    assert (late.status, late.out) == (1, "") and "'research' is archived" in late.err
+    assert "bessemer project create research makes a new one" in late.err
 
     trail = say("audit", "--project", project["id"], "--json").json
     assert [event["action"] for event in trail] == [
@@ -43,6 +49,36 @@ def test_a_project_gets_a_person_a_key_and_an_end() -> None:
     assert {event["email"] for event in trail} == {"owner@localhost"}
     assert key["secret"] not in say("audit", "--json").out
     assert "owner@localhost" in say("audit", "--target", project["id"]).out
+
+
+@pytest.mark.parametrize("words", [["key", "create"], ["people", "invite", "ada@example.org"]])
+def test_a_new_secret_is_good_for_the_next_line_of_a_script(words: list[str], home: Path) -> None:
+    over = threading.Event()
+
+    def serve(ring: KeyRing) -> None:
+        while not over.wait(1):  # as a server does
+            ring.refresh()
+
+    with Platform.open() as platform, Home(home).lock():
+        ring = KeyRing(platform)
+        server = threading.Thread(target=serve, args=(ring,))
+        server.start()
+        secret = say(*words).out.strip()
+        over.set()
+        server.join()
+        assert ring.authenticate(secret).org_id
+
+
+def test_a_name_with_line_ends_and_commands_of_a_terminal_stays_in_its_cell() -> None:
+    assert say("key", "create", "--name", "a\nb\x1b[2J\u202e").status == 0
+    _, row = say("key", "list").out.splitlines()
+    assert r"  a\nb\x1b[2J\u202e  " in row
+
+
+def test_what_is_not_found_is_not_said_to_be_none_yet() -> None:
+    say("project", "create", "research")
+    assert say("audit", "--actor", "nobody@example.org").out == "no changes\n"
+    assert say("files", "list", "--purpose", "evals").out == "no files with the purpose 'evals'\n"
 
 
 def test_an_admin_key_and_an_invite_are_shown_once() -> None:

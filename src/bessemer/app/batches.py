@@ -231,6 +231,8 @@ def _row(connection: sa.Connection, principal: Principal, batch_id: str) -> sa.R
     row = connection.execute(sa.select(batches).where(mine)).first()
     if row is None:
         raise NotFound(
-            f"No such Batch object: {batch_id[:100]}", param="batch_id", next_step="GET /v1/batches"
+            f"No such Batch object: {batch_id[:100]}",
+            param="batch_id",
+            next_step="GET /v1/batches, or bessemer batches list",
         )
     return row

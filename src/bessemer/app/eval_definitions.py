@@ -178,7 +178,11 @@ def get(platform: Platform, principal: Principal, eval_id: str, *, scope: str = 
         mine = (evals.c.project_id == principal.project_id) & (evals.c.id == eval_id)
         row = connection.execute(sa.select(evals).where(mine)).first()
     if row is None:
-        raise NotFound(f"No such eval: {eval_id[:100]}", param="eval_id", next_step="GET /v1/evals")
+        raise NotFound(
+            f"No such eval: {eval_id[:100]}",
+            param="eval_id",
+            next_step="GET /v1/evals, or bessemer evals list",
+        )
     return _eval(row)
 
 

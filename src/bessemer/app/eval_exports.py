@@ -104,7 +104,7 @@ def read_objects(paths: Sequence[Path]) -> Iterator[Json]:
     """
     for path in paths:
         if not path.is_file():
-            raise DataError(f"there is no file {path}")
+            raise DataError(f"{path} is not a file")
         count = 0
         for line, value in _values(path):
             count += _is_empty_list(value)
@@ -112,7 +112,7 @@ def read_objects(paths: Sequence[Path]) -> Iterator[Json]:
                 count += 1
                 yield found
         if not count:
-            raise _nothing(path, "nothing", 1)
+            raise _nothing(path, f"none of {', '.join(KINDS)}", 1)
 
 
 def said(value: Any) -> Any:
@@ -183,7 +183,7 @@ def _objects(found: Any, path: Path, line: int) -> Iterator[Json]:
     elif kind in (None, "list"):
         inside = list(found.values())
     else:
-        raise _nothing(path, repr(str(kind)[:100]), line)
+        raise _nothing(path, f"{str(kind)[:100]!r}, which is none of {', '.join(KINDS)}", line)
     for one in inside:
         if isinstance(one, dict | list):
             yield from _objects(one, path, line)
@@ -196,7 +196,7 @@ def _is_empty_list(value: Any) -> bool:
 
 def _nothing(path: Path, what: str, line: int) -> DataError:
     return DataError(
-        f"{path.name} holds {what}, which is none of {', '.join(KINDS)}",
+        f"{path.name} holds {what}",
         line=line,
         next_step="export them with OpenAI's API: GET /v1/evals/ID, its runs, their items",
     )

@@ -144,7 +144,7 @@ def get(
         raise NotFound(
             f"No such eval run: {run_id[:100]}",
             param="run_id",
-            next_step=f"GET /v1/evals/{eval_id[:100]}/runs",
+            next_step=f"GET /v1/evals/{eval_id[:100]}/runs, or bessemer evals show EVAL",
         )
     return _run(row)
 

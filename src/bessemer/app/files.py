@@ -203,7 +203,9 @@ def get(platform: Platform, principal: Principal, file_id: str, *, scope: str = 
 
 def no_such_file(file_id: str) -> NotFound:
     return NotFound(
-        f"No such File object: {file_id[:100]}", param="file_id", next_step="GET /v1/files"
+        f"No such File object: {file_id[:100]}",
+        param="file_id",
+        next_step="GET /v1/files, or bessemer files list",
     )
 
 

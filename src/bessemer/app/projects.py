@@ -5,6 +5,7 @@ An archived project keeps everything it has; its keys answer nobody, and it take
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,15 +82,19 @@ def get_to_change(platform: Platform, principal: Principal, project_id: str) -> 
 def find(platform: Platform, principal: Principal, text: str) -> Project:
     """A living project by its id or name. Raises NotFound with those there are."""
     principal.require(READ_SCOPE)
-    query = sa.select(projects).where(
-        projects.c.org_id == principal.org_id, projects.c.archived_ms.is_(None)
-    )
+    query = sa.select(projects).where(projects.c.org_id == principal.org_id)
     with platform.db.read() as connection:
         found = [_project(row) for row in connection.execute(query.order_by(projects.c.id))]
-    for project in found:
-        if text in (project.id, project.name):
+    meant = [project for project in found if text in (project.id, project.name)]
+    for project in meant:
+        if project.archived_ms is None:
             return project
-    known = ", ".join(project.name for project in found)
+    if meant:
+        raise NotFound(
+            f"the project {text!r} is archived, and stays so",
+            next_step=f"bessemer project create {shlex.quote(meant[-1].name)} makes a new one",
+        )
+    known = ", ".join(project.name for project in found if project.archived_ms is None)
     raise NotFound(
         f"there is no project {text!r}; known: {known}", next_step="bessemer project list"
     )

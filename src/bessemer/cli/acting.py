@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ import click
 
 if TYPE_CHECKING:
     from bessemer.app.platform import Platform
+    from bessemer.core.home import Home
     from bessemer.core.principal import Principal
+
+_LEARNED_S = 1.2  # a server reads once a second what changed
 
 project_option = click.option(
     "--project", help="A project's name or id, in place of the default project."
@@ -29,3 +33,9 @@ def acting(project: str | None) -> Iterator[tuple[Platform, Principal]]:
 
     with Platform.open() as platform:
         yield platform, acting_in(platform, platform.local_principal(), project)
+
+
+def wait_for_server(home: Home) -> None:
+    """Until a running server knows a new secret, so that the next line of a script can use it."""
+    if home.is_locked():
+        time.sleep(_LEARNED_S)

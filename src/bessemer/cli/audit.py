@@ -24,7 +24,11 @@ _DAY_S = 86_400
 @click.option("--since", type=_DAY, help="Not before this day (UTC): 2026-11-27.")
 @click.option("--until", type=_DAY, help="Not after this day (UTC).")
 @click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=50,
+    show_default=True,
+    help="At most so many.",
 )
 @json_option
 def command(
@@ -75,7 +79,7 @@ def command(
         )
         for event in found
     ]
-    print_rows(("WHEN", "WHO", "WHAT", "TO", "BEFORE -> AFTER"), rows, "no changes yet")
+    print_rows(("WHEN", "WHO", "WHAT", "TO", "BEFORE -> AFTER"), rows, "no changes")
     if has_more:
         click.echo(f"there are more than {limit}; ask for them with --limit", err=True)
 
@@ -85,7 +89,7 @@ def _unix_s(day: datetime) -> int:
 
 
 def _short(facts: Mapping[str, Any] | None) -> str:
-    if facts is None:
+    if not facts:
         return "-"
     return ", ".join(
         f"{name}={json.dumps(value, ensure_ascii=False)[:60]}" for name, value in facts.items()

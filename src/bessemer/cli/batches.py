@@ -55,9 +55,14 @@ def create(file: str, endpoint: str, as_json: bool) -> None:
     from bessemer.app import batches
     from bessemer.app.platform import Platform
     from bessemer.cli.files import add_path
+    from bessemer.core.errors import NotFound
 
     with Platform.open() as platform:
         path = Path(file)
+        if not path.is_file() and not file.startswith("file-"):
+            raise NotFound(
+                f"{file} is neither a file here nor the id of one", next_step="bessemer files list"
+            )
         input_id = add_path(platform, path, "batch").id if path.is_file() else file
         batch = batches.create(platform, platform.local_principal(), input_id, endpoint)
     if as_json:

@@ -23,7 +23,11 @@ from bessemer.cli.output import json_option, print_json
     help="0: always the likeliest token.",
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer, in tokens.")
-@click.option("--seed", type=int, help="The same seed and words give the same answer.")
+@click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    help="The same seed and words give the same answer.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Cores to use; by default all.")
 @json_option
 def command(

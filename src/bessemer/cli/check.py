@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bessemer.cli.output import json_option, print_json, print_rows
+from bessemer.cli.text_file import TextFile
 
 
 @click.group()
@@ -16,7 +17,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("model")
-@click.option("--text", type=click.Path(path_type=Path, exists=True), help="Cut prompts from it.")
+@click.option("--text", type=TextFile(), help="Cut prompts from it.")
 @click.option(
     "--prompts", type=click.IntRange(1, 32), default=4, help="How many.", show_default=True
 )
@@ -49,7 +50,7 @@ def logprobs(model: str, text: Path | None, prompts: int, tokens: int, as_json: 
                 platform,
                 platform.local_principal(),
                 model,
-                text=None if text is None else text.read_text(),
+                text=None if text is None else text.read_text(encoding="utf-8"),
                 prompts=prompts,
                 tokens=tokens,
             )

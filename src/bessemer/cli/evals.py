@@ -212,7 +212,7 @@ def _source_of(
     if model is not None and prompt is None:
         raise click.UsageError('--model needs a --prompt, such as "Translate: {{item.text}}"')
     if not items.is_file():
-        raise click.UsageError(f"there is no file {items}")
+        raise click.UsageError(f"{items} is not a file")
     data = items.read_bytes()
     file = files.add_bytes(platform, platform.local_principal(), items.name, "evals", data)
     if model is None:

@@ -35,6 +35,8 @@ def list_files(purpose: str | None, as_json: bool) -> None:
         return
     rows = [(f.id, f.purpose, size(f.bytes), ago(f.created_ms), f.filename) for f in found]
     empty = "no files yet; bessemer files add FILE --purpose batch"
+    if purpose is not None:
+        empty = f"no files with the purpose {purpose!r}"
     print_rows(("ID", "PURPOSE", "SIZE", "MADE", "NAME"), rows, empty)
 
 

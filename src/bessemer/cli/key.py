@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bessemer.cli.acting import acting, project_option
+from bessemer.cli.acting import acting, project_option, wait_for_server
 from bessemer.cli.output import ago, json_option, print_json, print_rows
 from bessemer.cli.quantities import Duration
 
@@ -53,6 +53,7 @@ def create(
         else:
             scopes = scope or keys.DEFAULT_SCOPES
             key = keys.create_key(platform, there, name, scopes, expires_in_s=expires)
+        wait_for_server(platform.home)
     if as_json:
         shown = ("id", "name", "secret", "scopes", "project_id", "expires_ms")
         print_json({field: getattr(key, field) for field in shown})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done; 1: it could not be done, or a check found faults; 2: the command line is wrong.
     """
     try:
+        _refuse_undecodable(sys.argv[1:] if arguments is None else arguments)
         status = bessemer.main(arguments, prog_name="bessemer", standalone_mode=False)
     except BessemerError as fault:
         _complain(str(fault))
@@ -110,6 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"{fault.strerror}: {fault.filename}")
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Python keeps bytes that are no text as surrogates, which no database and no JSON takes."""
+    for argument in arguments:
+        if (raw := os.fsencode(argument)).decode("utf-8", "replace") != argument:
+            raise click.UsageError(f"an argument is not UTF-8: {raw!r}")
 
 
 def _complain(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+# Control characters, line ends, and what turns the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def print_json(value: Any) -> None:
@@ -21,11 +25,17 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], empty: str)
     if not rows:
         click.echo(empty)
         return
+    rows = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     widths[-1] = 0
     for number, row in enumerate((header, *rows)):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(click.style(line.rstrip(), dim=True) if number == 0 else line.rstrip())
+
+
+def _one_line(cell: str) -> str:
+    """Names may hold line ends and a terminal's commands: they are shown, and not obeyed."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), cell)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

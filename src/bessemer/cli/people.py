@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bessemer.cli.acting import wait_for_server
 from bessemer.cli.output import ago, json_option, print_json, print_rows
 
 _PROJECT = "In this project, by its name or id, in place of the organization."
@@ -60,6 +61,7 @@ def invite(email: str, role: str, project: str | None, as_json: bool) -> None:
         me = platform.local_principal()
         into = project and [invites.Into(projects.find(platform, me, project).id, "member")]
         made, token = invites.create(platform, me, email, role, into or [])
+        wait_for_server(platform.home)
     if as_json:
         print_json({"id": made.id, "email": made.email, "role": made.role, "token": token})
         return

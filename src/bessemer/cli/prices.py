@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bessemer.cli.output import json_option, print_json, print_rows
+from bessemer.cli.text_file import TextFile
 
 
 @click.group()
@@ -19,7 +20,7 @@ def command() -> None:
 
 
 @command.command(name="set")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=TextFile())
 def set_prices(file: Path) -> None:
     """Put the rate card in FILE in force; servers notice with the next request.
 
@@ -37,7 +38,7 @@ def set_prices(file: Path) -> None:
 
     with Platform.open() as platform:
         who = platform.local_principal()
-        card = spending.set_prices(platform, who, file.read_text(), str(file))
+        card = spending.set_prices(platform, who, file.read_text(encoding="utf-8"), str(file))
     click.echo(f"{card.digest[:19]} is in force: {len(card.rates)} rates in {card.currency}")
 
 

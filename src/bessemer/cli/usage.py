@@ -10,6 +10,7 @@ import click
 from bessemer.cli.output import ago, json_option, print_json, print_rows
 
 _DAY_MS = 86_400_000
+_TOKENS = click.IntRange(0, 10**9)
 
 
 @click.group(invoke_without_command=True)
@@ -68,7 +69,7 @@ def _day(at_ms: int) -> str:
 
 
 @command.command()
-@click.option("--older", "older_s", type=click.IntRange(0), default=0,
+@click.option("--older", "older_s", type=click.IntRange(0, 10**9), default=0,
               help="Only those this many seconds old; a server has some in flight.")  # fmt: skip
 @json_option
 def unsettled(older_s: int, as_json: bool) -> None:
@@ -96,12 +97,10 @@ def unsettled(older_s: int, as_json: bool) -> None:
 
 @command.command()
 @click.argument("request_id")
-@click.option("--prompt", type=click.IntRange(0), default=0, help="Tokens read and computed.")
-@click.option("--cached", type=click.IntRange(0), default=0, help="Tokens read from the cache.")
-@click.option("--completion", type=click.IntRange(0), default=0, help="Tokens written.")
-@click.option(
-    "--reasoning", type=click.IntRange(0), default=0, help="Tokens written and not shown."
-)
+@click.option("--prompt", type=_TOKENS, default=0, help="Tokens read and computed.")
+@click.option("--cached", type=_TOKENS, default=0, help="Tokens read from the cache.")
+@click.option("--completion", type=_TOKENS, default=0, help="Tokens written.")
+@click.option("--reasoning", type=_TOKENS, default=0, help="Tokens written and not shown.")
 def settle(request_id: str, prompt: int, cached: int, completion: int, reasoning: int) -> None:
     """Charge a request that a crash left open, by counts that you know."""
     from bessemer.app import usage

@@ -58,10 +58,14 @@ def load(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> Loaded[R]:
         RecipeError: naming the file, the key and what was expected.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as fault:
         raise RecipeError(
             f"cannot read {path}: {fault.strerror}", next_step="ls recipes/"
+        ) from fault
+    except UnicodeDecodeError as fault:
+        raise RecipeError(
+            f"{path} is not UTF-8: byte {fault.start + 1}", next_step="ls recipes/"
         ) from fault
     return loads(text, kind, overrides, where=str(path))
 
