@@ -133,6 +133,25 @@ def test_a_file_that_is_no_text_is_refused_by_its_name(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("verb", [["prices", "set"], ["explain"], ["train"]])
+def test_a_file_that_is_nested_too_deeply_is_refused(verb: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text(f"a = {'[' * 5000}{']' * 5000}")
+    said = say(*verb, str(file))
+    assert (said.status, said.out) == (1, "")
+    assert "deep.toml is not TOML: maximum recursion depth" in said.err
+
+
+def test_a_path_that_leads_nowhere_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    added = say("files", "add", str(tmp_path / "a.jsonl"), "--purpose", "batch").out.strip()
+    there = tmp_path / "none" / "b.jsonl"
+    assert say("files", "get", added, "-o", str(there)).err == (
+        f"error: No such file or directory: {there}\n"
+    )
+    assert "error: File name too long: aaa" in say("batches", "create", "a" * 5000).err
+
+
 def test_a_home_that_cannot_be_made_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from bessemer.app import eval_definitions, eval_submission, stored_completions
+from bessemer.app.eval_definitions import LogsData
 from bessemer.app.platform import Platform
+from bessemer.gateway.eval_sampling import DataSource, plan_of
+from bessemer.text.criteria import Criterion
 from tests.app.evals_world import finish_all
 from tests.app.test_eval_importing import EVAL, RUN, output
 from tests.cli.calling import say
@@ -97,10 +104,37 @@ def test_a_run_over_a_file_that_stayed_at_openai_is_done_again_by_its_results(
     assert refused.status == 1 and "its source stayed at OpenAI" in refused.err
 
 
+def test_stored_answers_that_were_judged_are_given_anew_by_a_model() -> None:
+    said = {"message": {"role": "assistant", "content": "Yo."}, "finish_reason": "stop", "index": 0}
+    answer = {"id": "chatcmpl-1", "model": "tiny", "created": 1, "choices": [said]}
+    stored: Any = {"type": "completions", "source": {"type": "stored_completions"}}
+    greets = {
+        "type": "string_check", "name": "greets", "operation": "eq",
+        "input": "{{sample.output_text}}", "reference": "Hello.",
+    }  # fmt: skip
+    with Platform.open() as platform:
+        me = platform.local_principal()
+        asked = [{"role": "user", "content": "Hi"}]
+        stored_completions.add(
+            platform, me, {}, msgspec.json.encode(asked), msgspec.json.encode(answer)
+        )
+        criteria = msgspec.convert([greets], list[Criterion])
+        eval_id = eval_definitions.add(platform, me, LogsData(), criteria).id
+        plan, sent = plan_of(msgspec.convert(stored, DataSource))
+        judged = eval_submission.submit(platform, me, None, eval_id, plan, sent)
+    again = say("evals", "run", eval_id, "--like", judged.id, "--model", "m", "--json")
+    assert (again.status, again.json["model"]) == (0, "m")
+    do(again.json["id"], "Hello.")
+    done = say("evals", "show", eval_id, again.json["id"], "--json").json
+    assert (done["state"], done["report"]["pass_rate"]["passed"]) == ("completed", 1)
+
+
 def test_an_option_without_its_partner_is_refused(tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     items.write_text('{"item": {}}\n')
     assert say("evals", "run", "eval_1").status == 2
     assert say("evals", "run", "eval_1", str(items), "--model", "m").status == 2
     assert say("evals", "run", "eval_1", str(items), "--prompt", "Hi").status == 2
+    of_that_run = say("evals", "run", "eval_1", "--like", "evalrun_1", "--prompt", "Hi")
+    assert of_that_run.status == 2 and "--prompt" in of_that_run.err
     assert say("evals", "list").out.startswith("no evals yet")

@@ -62,7 +62,12 @@ def read_targets(home: Home) -> dict[str, Target]:
         found = msgspec.convert(tables, dict[str, Target])
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as fault:
+    except (
+        tomllib.TOMLDecodeError,
+        RecursionError,
+        UnicodeDecodeError,
+        msgspec.ValidationError,
+    ) as fault:
         raise InvalidInput(
             f"{path} cannot be read: {fault}", next_step="mend it, or delete it and add them again"
         ) from fault

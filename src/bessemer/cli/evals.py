@@ -144,6 +144,8 @@ def run(
 
     if (items is None) == (like is None):
         raise click.UsageError("name a file of items, or a run with --like, and not both")
+    if like is not None and (prompt or system or max_tokens):
+        raise click.UsageError("--like takes --prompt, --system and --max-tokens from that run")
     with Platform.open() as platform:
         principal = platform.local_principal()
         if like is not None:
@@ -233,7 +235,7 @@ def _source_like(platform: Any, eval_id: str, run_id: str, model: str | None) ->
     from bessemer.app import eval_runs
     from bessemer.app.eval_sources import FileContent
     from bessemer.core.errors import InvalidInput
-    from bessemer.gateway.eval_sampling import DataSource, Jsonl
+    from bessemer.gateway.eval_sampling import DataSource, ItemReference, Jsonl
 
     earlier = eval_runs.get(platform, platform.local_principal(), eval_id, run_id)
     try:
@@ -246,7 +248,9 @@ def _source_like(platform: Any, eval_id: str, run_id: str, model: str | None) ->
     if model is not None:
         if isinstance(sent, Jsonl):
             raise click.UsageError(f"{run_id} judged samples that were there; it asks no --model")
-        sent = msgspec.structs.replace(sent, model=model)
+        # What was stored is asked by its own messages.
+        asked = sent.input_messages or ItemReference("item.input")
+        sent = msgspec.structs.replace(sent, model=model, input_messages=asked)
     if earlier.plan is None and not isinstance(sent.source, FileContent):
         sent = _with_items_of_results(platform, earlier, sent)
     how = None if isinstance(sent, Jsonl) else sent.sampling_params

@@ -55,7 +55,7 @@ VERBS = {
 # What the system says no to for a reason that a person can see and change: no traceback for it.
 _PEOPLES_FAULTS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR}
-    | {errno.EEXIST}
+    | {errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
 )
 
 

@@ -76,7 +76,7 @@ def loads(
     """`load` for text."""
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
+    except (tomllib.TOMLDecodeError, RecursionError) as fault:
         raise RecipeError(f"{where} is not TOML: {fault}") from fault
     sources: dict[str, Source] = {key: "recipe" for key, _ in _leaves(tree)}
     for override in overrides:

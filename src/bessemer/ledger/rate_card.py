@@ -76,7 +76,7 @@ class RateCard(pydantic.BaseModel):
         """
         try:
             return cls._checked(tomllib.loads(text), where)
-        except tomllib.TOMLDecodeError as fault:
+        except (tomllib.TOMLDecodeError, RecursionError) as fault:
             raise InvalidInput(f"{where} is not TOML: {fault}") from fault
 
     @classmethod
