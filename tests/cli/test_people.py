@@ -122,6 +122,10 @@ def test_the_trail_of_some_days() -> None:
     assert say("audit", "--since", "2999-01-01", "--json").json == []
     assert say("audit", "--since", "yesterday").status == 2
     assert say("audit", "--limit", "-5").status == 2
+    say("project", "create", "x" * 100)
+    assert f'- -> name="{"x" * 59}...\n' in say("audit", "--limit", "1").out
+    say("limits", "set", "--requests", "5")
+    assert "rl-*" in (said := say("audit", "--limit", "1").out) and "  - -> max_req" in said
 
 
 def test_an_address_for_somebody_lets_in_nobody_else() -> None:

@@ -17,7 +17,9 @@ from tests.cli.calling import say
 from tests.cli.commands import Leaf, leaves, why_not
 
 # Modules of the room that are not verbs.
-PARTS = {"main", "acting", "output", "following", "launching", "quantities", "serving"}
+PARTS = {"main", "acting", "output", "following", "launching", "quantities", "serving"} | {
+    "text_file"
+}
 HELP_CPU_S = 0.150
 TRIES = 5
 LEAVES = list(leaves())

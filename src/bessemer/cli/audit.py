@@ -14,6 +14,7 @@ from bessemer.cli.output import json_option, print_json, print_rows
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _DAY_S = 86_400
+_SHOWN_CHARS = 60
 
 
 @click.command()
@@ -91,6 +92,9 @@ def _unix_s(day: datetime) -> int:
 def _short(facts: Mapping[str, Any] | None) -> str:
     if not facts:
         return "-"
-    return ", ".join(
-        f"{name}={json.dumps(value, ensure_ascii=False)[:60]}" for name, value in facts.items()
-    )
+    return ", ".join(f"{name}={_cut(value)}" for name, value in facts.items())
+
+
+def _cut(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
