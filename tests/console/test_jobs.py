@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from bessemer.app import fine_tuning, names, spending
+from bessemer.app import files, fine_tuning, names, spending
 from bessemer.app import jobs as run_jobs
 from bessemer.app.fine_tuning_method import Dpo, DpoHyperparameters, Method, Reinforcement
 from bessemer.app.fine_tuning_plans import Plans
@@ -107,6 +108,40 @@ def test_the_form_says_what_is_missing_first(client: TestClient, platform: Platf
     assert f'<option value="{file_id}" selected>' in text and "<option>tiny</option>" in text
 
 
+def test_an_old_file_that_is_asked_for_is_chosen_and_no_other(
+    client: TestClient, platform: Platform
+) -> None:
+    a_model(platform)
+    oldest, second = a_file(platform, name="oldest.jsonl"), a_file(platform)
+    for _ in range(100):
+        a_file(platform)
+    assert oldest not in client.get("/fine-tuning/new").text
+    asked = f"/fine-tuning/new?training_file={oldest}&validation_file={second}"
+    text = client.get(asked).text
+    assert re.findall(r'<option value="(file-\w+)" selected>', text) == [oldest, second]
+    assert f'training_file="{oldest}"' in html.unescape(text)  # in what is copied
+    assert "the page of an older one leads here" in text
+    form = filled(oldest, n_epochs="many")
+    assert (
+        f'<option value="{oldest}" selected>' in client.post("/fine-tuning/plans", data=form).text
+    )
+
+
+@pytest.mark.parametrize("name", ["model", "training_file", "validation_file"])
+def test_what_is_not_there_to_choose_is_said(
+    client: TestClient, platform: Platform, name: str
+) -> None:
+    a_model(platform)
+    a_file(platform)
+    me = platform.local_principal()
+    others = files.add_bytes(platform, me, "for-evals.jsonl", "evals", b"{}\n").id
+    for value in ("gone", others):
+        answer = client.get("/fine-tuning/new", params={name: value, "n_epochs": "7"})
+        said = f"there is no {name.replace('_', ' ')} {value!r}; choose another"
+        assert answer.status_code == 404 and said in html.unescape(answer.text)
+        assert 'value="7"' in answer.text and "<code data-name" not in answer.text
+
+
 DEVICE_CARD = """
 currency = "eur"
 [[rates]]
@@ -152,6 +187,8 @@ SCORE_MODEL = json.dumps(
         ({"model": "nobody"}, "the model 'nobody' cannot be fine-tuned"),
         ({"training_file": "file-nothing"}, "No such File object"),
         ({"training_file": ""}, "choose a training file"),
+        ({"learning_rate_multiplier": "inf"}, "learning rate multiplier is 'inf'; leave it empty"),
+        ({"learning_rate_multiplier": "1e999"}, "learning rate multiplier is '1e999'"),
     ],
 )
 def test_a_mistake_comes_back_with_the_form(
@@ -163,6 +200,7 @@ def test_a_mistake_comes_back_with_the_form(
     assert answer.status_code in (400, 404)
     text = html.unescape(answer.text)
     assert said in text and 'name="batch_size" value="7"' in text
+    assert "GET /v1/" not in text  # that is a next step for programs
     shown = text.partition('<textarea name="grader"')[2].partition("</textarea>")[0]
     attributes, _, grader = shown.partition(">")
     assert grader == wrong.get("grader", EXAMPLE)

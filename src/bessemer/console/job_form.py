@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +17,7 @@ from bessemer.app.fine_tuning_method import Kind, Method
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
 from bessemer.console.forms import Form
-from bessemer.core.errors import InvalidInput
+from bessemer.core.errors import InvalidInput, NotFound
 from bessemer.core.principal import Principal
 
 KINDS: tuple[Kind, ...] = ("supervised", "dpo", "reinforcement")
@@ -47,19 +50,30 @@ class Choices(NamedTuple):
 
     models: list[str]
     files: list[files.File]
+    more_files: bool
 
 
-def choices(platform: Platform, principal: Principal) -> Choices:
-    """What the principal may see of it."""
+def choices(platform: Platform, principal: Principal, chosen: Collection[str] = ()) -> Choices:
+    """What the principal may see of it.
+
+    Args:
+        chosen: ids of files that are asked for already: they are there, however old. What is no
+            file for fine-tuning is left out.
+    """
     names: list[str] = []
     if principal.holds("models:read"):
         names += [model.name for model in models.list_models(platform, principal)]
         names += [adapter.name for adapter in adapters.list_adapters(platform, principal)]
     found: list[files.File] = []
+    more = False
     if principal.holds(files.READ_SCOPE):
         asked = PageRequest(limit=_MOST_FILES)
-        found, _ = files.list_files(platform, principal, asked, "fine-tune")
-    return Choices(names, found)
+        found, more = files.list_files(platform, principal, asked, "fine-tune")
+        for file_id in sorted({*chosen} - {file.id for file in found}, reverse=True):
+            with contextlib.suppress(NotFound):
+                file = files.get(platform, principal, file_id)
+                found += [file] if file.purpose == "fine-tune" else []
+    return Choices(names, found, more)
 
 
 def request_of(form: Form) -> Request:
@@ -164,6 +178,8 @@ def _numbers(values: dict[str, str], names: tuple[str, ...], kind: type) -> dict
         if text and text != "auto":
             try:
                 found[name] = kind(text)
+                if not math.isfinite(found[name]):  # which no JSON says
+                    raise ValueError
             except ValueError:
                 raise InvalidInput(
                     f"{name.replace('_', ' ')} is {text[:40]!r}; leave it empty, or give a number",

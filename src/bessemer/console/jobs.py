@@ -25,7 +25,14 @@ from bessemer.console.asker import asker
 from bessemer.console.copying import ApiCall
 from bessemer.console.forms import Form
 from bessemer.console.job_copied import calls_of_form, copied, creating
-from bessemer.console.job_form import FIELDS, GRADER, choices, request_of, values_of
+from bessemer.console.job_form import (
+    FIELDS,
+    GRADER,
+    Choices,
+    choices,
+    request_of,
+    values_of,
+)
 from bessemer.console.rendering import page
 from bessemer.console.run_view import RunView, Shown
 from bessemer.console.runs import RunPages
@@ -203,7 +210,9 @@ class JobPages:
     ) -> Response:
         shown = {**dict.fromkeys(FIELDS, ""), **values}
         shown["grader"] = shown["grader"] or GRADER
-        found = choices(self._platform, asker(request))
+        chosen = {shown[name] for name in ("training_file", "validation_file")} - {""}
+        found = choices(self._platform, asker(request), chosen)
+        fault = fault or _missing(shown, found)
         return page(
             request,
             "job_new.html",
@@ -228,6 +237,16 @@ class JobPages:
             return files.get(self._platform, me, file_id)
         except BessemerError:
             return None
+
+
+def _missing(shown: dict[str, str], found: Choices) -> NotFound | None:
+    """What the form is asked for and cannot hold; a browser shows another one in its place."""
+    ids = [file.id for file in found.files]
+    for name, known in (("model", found.models), ("training_file", ids), ("validation_file", ids)):
+        if known and shown[name] and shown[name] not in known:
+            what = name.replace("_", " ")
+            return NotFound(f"there is no {what} {shown[name][:100]!r}; choose another", param=name)
+    return None
 
 
 def _numbers(method: Method) -> list[tuple[str, str]]:
