@@ -97,6 +97,24 @@ def test_a_long_list_of_keys_has_a_next_page(client: TestClient, platform: Platf
     assert "key-000" in client.get(f"{HERE}?after={after}").text
 
 
+def test_every_person_and_account_is_on_some_page(client: TestClient, platform: Platform) -> None:
+    me = platform.local_principal()
+    for number in range(101):
+        person = people.add(platform, me, f"p{number:03}@example.org", "reader")
+        members.add(platform, me, PROJECT_ID, person.id, "reader")
+        service_accounts.create(platform, me, PROJECT_ID, f"robot-{number:03}")
+    for address, part, last in (
+        ("/projects", "people", "p100@example.org"),
+        (HERE, "people", "p100@example.org"),
+        (HERE, "accounts", "robot-100</strong>"),
+    ):
+        found = f'id="{part}"'
+        text = client.get(address).text.partition(found)[2]
+        assert last not in text
+        (link,) = re.findall(rf'href="({address}\?after_\w+=[\w-]+#{part})"', text)
+        assert last in client.get(link).text.partition(found)[2]
+
+
 def test_a_service_account_comes_with_a_key_and_goes_with_it(
     client: TestClient, platform: Platform
 ) -> None:

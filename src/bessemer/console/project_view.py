@@ -35,24 +35,32 @@ class ProjectView:
     keys: Sequence[OwnedKey]
     more_keys: bool
     accounts: Sequence[ServiceAccount]
+    more_accounts: bool
     members: Sequence[Member]
+    more_members: bool
     scopes: Mapping[str, str]
     default_scopes: Sequence[str] = DEFAULT_SCOPES
     expiries: Sequence[int] = EXPIRIES
 
     @classmethod
     def read(
-        cls, platform: Platform, principal: Principal, project: Project, after: str | None
+        cls, platform: Platform, principal: Principal, project: Project, query: Mapping[str, str]
     ) -> ProjectView:
-        """As much of it as `principal` may read."""
-        first = PageRequest(LISTED, "asc")
-        keys, more = project_keys.list_keys(
-            platform, principal, project.id, PageRequest(LISTED, after=after)
+        """As much of it as `principal` may read.
+
+        Args:
+            query: of the page's address: what each list goes on after.
+        """
+        asked = PageRequest(LISTED, after=query.get("after"))
+        keys, more_keys = project_keys.list_keys(platform, principal, project.id, asked)
+        asked = PageRequest(LISTED, "asc", query.get("after_account"))
+        accounts, more_accounts = service_accounts.list_accounts(
+            platform, principal, project.id, asked
         )
-        accounts, _ = service_accounts.list_accounts(platform, principal, project.id, first)
-        people, _ = members.list_members(platform, principal, project.id, first)
+        asked = PageRequest(LISTED, "asc", query.get("after_person"))
+        people, more_people = members.list_members(platform, principal, project.id, asked)
         scopes = {name: what for name, what in SCOPES.items() if principal.holds(name)}
-        return cls(project, keys, more, accounts, people, scopes)
+        return cls(project, keys, more_keys, accounts, more_accounts, people, more_people, scopes)
 
 
 class May(NamedTuple):

@@ -65,11 +65,12 @@ class ProjectPages:
     def index(self, request: Request) -> Response:
         me = asker(request)
         mine = projects_of(self._platform, me)
-        found, has_more, everybody = mine, False, None
+        found, has_more, everybody, more_people = mine, False, None, False
         if me.holds(projects.READ_SCOPE):
             asked = PageRequest(LISTED, "asc", request.query_params.get("after"))
             found, has_more = projects.list_projects(self._platform, me, asked, archived=True)
-            everybody, _ = people.list_people(self._platform, me, PageRequest(LISTED, "asc"))
+            asked = PageRequest(LISTED, "asc", request.query_params.get("after_person"))
+            everybody, more_people = people.list_people(self._platform, me, asked)
         return page(
             request,
             "projects.html",
@@ -78,6 +79,7 @@ class ProjectPages:
             has_more=has_more,
             mine={project.id for project in mine},
             people=everybody,
+            more_people=more_people,
         )
 
     def create(self, request: Request, form: Form) -> Response:
@@ -155,9 +157,8 @@ class ProjectPages:
 
     def _show(self, request: Request, made: NewKey | None = None) -> Response:
         there, project_id = self._there(request)
-        after = request.query_params.get("after")
         project = projects.get(self._platform, there, project_id)
-        view = ProjectView.read(self._platform, there, project, after)
+        view = ProjectView.read(self._platform, there, project, request.query_params)
         return page(
             request,
             "project.html",
