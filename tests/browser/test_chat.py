@@ -198,6 +198,26 @@ def test_a_server_that_goes_away_is_said_so(page: Page, site: Site, watch: Watch
     expect(page.locator("#model-state")).to_have_text("the server does not answer")
 
 
+def test_a_session_that_ended_is_said_until_it_is_there_again(
+    page: Page, site: Site, watch: Watch
+) -> None:
+    watch.allow("status of 401")
+    watch.allow("ERR_INTERNET_DISCONNECTED")
+    state, fault = page.locator("#model-state"), page.get_by_role("alert")
+    page.context.set_offline(True)
+    soon(page)
+    expect(state).to_have_text("the server does not answer")
+    page.context.clear_cookies()
+    page.context.set_offline(False)
+    soon(page)
+    expect(fault).to_contain_text("This session has ended")
+    expect(state).to_have_text("not known: this session has ended")
+    page.context.new_page().goto(site.login_url())
+    soon(page)
+    expect(state).to_have_text("ready")
+    expect(fault).to_have_count(0)
+
+
 def test_enter_sends_and_shift_enter_makes_a_line(page: Page, site: Site) -> None:
     box = page.get_by_label("Message", exact=True)
     expect(box).to_be_focused()

@@ -97,6 +97,18 @@ def test_the_text_to_copy_is_what_the_form_holds(page: Page, site: Site) -> None
     expect(page.get_by_role("heading", level=1)).to_have_text("Before it starts")
 
 
+def test_a_text_to_copy_that_grows_old_is_said(page: Page, site: Site, watch: Watch) -> None:
+    watch.allow("401")
+    a_model(site.platform)
+    a_file(site.platform)
+    page.goto(f"{site.url}/fine-tuning/new")
+    page.get_by_label("Epochs").fill("3")
+    expect(page.locator(".copied code[data-name=Python]")).to_contain_text('"n_epochs": 3')
+    page.context.clear_cookies()
+    page.get_by_label("Epochs").fill("4")
+    expect(page.get_by_role("alert")).to_contain_text("This session has ended")
+
+
 def test_the_form_asks_for_what_the_method_needs(page: Page, site: Site, watch: Watch) -> None:
     watch.allow("400")  # the mistake
     a_model(site.platform)

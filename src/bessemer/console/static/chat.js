@@ -8,6 +8,7 @@
   const SETTINGS = "bessemer.settings";
   const SAVE_MS = 250;
   const MODELS_MS = 2000;
+  const ENDED = "This session has ended. Open the address that bessemer login prints in the terminal.";
   const $ = (id) => document.getElementById(id);
   const turnsBox = $("turns"), opening = $("opening"), prompt = $("prompt"), model = $("model");
   let talk = load(new URLSearchParams(location.search).get("c"));
@@ -338,13 +339,22 @@
   async function models() {
     try {
       const response = await fetch("/console/models");
-      if (response.ok) offer((await response.json()).models);
-      else if (response.status === 401) say("This session has ended. Open the address that bessemer login prints in the terminal.");
+      if (response.ok) {
+        if ($("composer-fault").textContent === ENDED) say(""); // logged in again, in another tab
+        offer((await response.json()).models);
+      } else if (response.status === 401) {
+        say(ENDED);
+        all("ended");
+      }
     } catch {
-      states = new Map([...states.keys()].map((name) => [name, { state: "unreachable" }]));
-      describe();
+      all("unreachable");
     }
     setTimeout(models, MODELS_MS);
+  }
+
+  function all(state) {
+    states = new Map([...states.keys()].map((name) => [name, { state }]));
+    describe();
   }
 
   function offer(found) {
@@ -374,6 +384,7 @@
       sleeping: "asleep: loads at the next question",
       failed: `failed: ${one.error || "see the terminal"}`,
       unreachable: "the server does not answer",
+      ended: "not known: this session has ended",
       none: "no model yet: bessemer pull smollm2-135m-instruct",
     };
     const text = words[one.state] || one.state;
