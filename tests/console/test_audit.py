@@ -90,6 +90,7 @@ def test_keys_are_called_by_their_names_also_when_they_are_gone(
         ("actor=nobody@example.org", []),
         ("since=2001-01-01", LIVELY),
         ("until=2001-01-01", []),
+        ("target=research", []),
     ],
 )
 def test_filters(client: TestClient, platform: Platform, query: str, shown: list[str]) -> None:
@@ -97,6 +98,7 @@ def test_filters(client: TestClient, platform: Platform, query: str, shown: list
     page = client.get(f"/audit?{query}").text
     assert actions(page) == shown
     assert ("No change is like that" in page) == (not shown)
+    assert ("all else by its id" in page) == query.startswith("target=")
 
 
 def test_a_target_and_a_day(client: TestClient, platform: Platform) -> None:

@@ -210,6 +210,8 @@ def test_an_upload_that_makes_no_sense_is_refused(client: TestClient) -> None:
     assert wrong.status_code == 400 and "nothing is uploaded for" in wrong.text
     none = client.post("/files", files={"file": ("", b"")}, data={"purpose": "evals"})
     assert none.status_code == 400 and "no file was chosen" in none.text
+    two = client.post("/files", files=[("file", ("a", b"{}")), ("more", ("b", b"{}"))])
+    assert two.status_code == 400 and "Too many files. Maximum number of files is 1." in two.text
     huge = client.post("/files", content=b"x", headers={"content-length": str(10**12)})
     assert huge.status_code == 413
 

@@ -19,7 +19,9 @@ _SHOWN_CHARS = 60
 
 @click.command()
 @click.option("--action", multiple=True, help="Only this: api_key.created, file.deleted, ...")
-@click.option("--target", multiple=True, help="Only what was done to this id or name.")
+@click.option(
+    "--target", multiple=True, help="Only what was done to this id (a model's: its name)."
+)
 @click.option("--project", multiple=True, help="Only in the project with this id.")
 @click.option("--actor", multiple=True, help="Only by this person's or key's id, or e-mail.")
 @click.option("--since", type=_DAY, help="Not before this day (UTC): 2026-11-27.")

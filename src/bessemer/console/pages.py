@@ -180,8 +180,9 @@ async def show_fault(request: Request, fault: Exception) -> Response:
 async def show_http_fault(request: Request, fault: Exception) -> Response:
     """An address or a method that is not there."""
     assert isinstance(fault, HTTPException)
-    what = HTTPStatus(fault.status_code).phrase.lower()
-    missing = BessemerError(f"{request.method} {request.url.path}: {what}")
+    what, detail = HTTPStatus(fault.status_code).phrase, fault.detail
+    told = what.lower() if detail == what else f"{what.lower()}: {detail}"
+    missing = BessemerError(f"{request.method} {request.url.path}: {told}")
     missing.status = fault.status_code
     answer = await show_fault(request, missing)
     answer.headers.update(fault.headers or {})
