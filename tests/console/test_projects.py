@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
-from bessemer.app import members, people, project_keys, projects, service_accounts
+from bessemer.app import files, members, people, project_keys, projects, service_accounts
 from bessemer.app.keys import KeyRing, create_key
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import PROJECT_ID, Platform
@@ -36,6 +37,19 @@ def test_a_project_is_created_opened_and_archived(client: TestClient, platform: 
     page = client.get(path).text
     assert "archived" in page and '<form class="card' not in page
     assert client.post(f"{path}/keys", data={"name": "x", "scope": "chat"}).status_code == 409
+
+
+def test_an_archived_project_is_no_place_to_work_in(client: TestClient, platform: Platform) -> None:
+    gone = research(platform)
+    client.post(f"/projects/{gone.id}/work")
+    assert '<span class="sr">You work in </span>research' in client.get("/files").text
+    client.post(f"/projects/{gone.id}/archive")
+    assert '<span class="sr">You work in </span>Default project' in client.get("/files").text
+    client.post("/files", files={"file": ("a", b"{}")}, data={"purpose": "evals"})
+    me = platform.local_principal()
+    there, _ = files.list_files(platform, replace(me, project_id=gone.id), PageRequest())
+    here, _ = files.list_files(platform, me, PageRequest())
+    assert (len(there), len(here)) == (0, 1)
 
 
 def test_the_secret_of_a_key_is_shown_once(client: TestClient, platform: Platform) -> None:

@@ -35,7 +35,8 @@ def signed_in(
 
     Args:
         person_id: None is the person at this machine, who owns the home.
-        project_id: None is the default project, or the first that lets the person in.
+        project_id: None is the default project, or the first that lets the person in; so is one
+            that was archived, which takes no more changes.
 
     Raises:
         Unauthenticated: the person is here no more.
@@ -43,6 +44,7 @@ def signed_in(
     local = platform.local_principal()
     with platform.db.read() as connection:
         rights = Rights(connection)
+        project_id = _unless_archived(connection, project_id)
         if person_id is None:
             chosen = project_id or local.project_id
             principal = replace(local, project_id=chosen, models=rights.models(chosen))
@@ -87,6 +89,13 @@ def _in_project(rights: Rights, principal: Principal, project_id: str) -> Princi
 def _is_let_in(rights: Rights, person_id: str, project_id: str) -> bool:
     """Whether their roles reach into the project, and not only the organization."""
     return bool(rights.bound(person_id, project_id) - ORG_SCOPES)
+
+
+def _unless_archived(connection: sa.Connection, project_id: str | None) -> str | None:
+    living = sa.select(projects.c.id).where(
+        projects.c.id == project_id, projects.c.archived_ms.is_(None)
+    )
+    return connection.execute(living).scalar()
 
 
 def _first_project(connection: sa.Connection, rights: Rights, person_id: str) -> str:
