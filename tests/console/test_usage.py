@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from starlette.testclient import TestClient
 
-from bessemer.app import people, projects, spending
-from bessemer.app.keys import create_key
+from bessemer.app import people, project_keys, projects, spending
+from bessemer.app.keys import create_key, revoke_key
 from bessemer.app.platform import PROJECT_ID, Platform
 from bessemer.core.principal import Principal
 from bessemer.ledger.counts import Counts
@@ -84,6 +84,23 @@ def test_sums_by_project_key_and_person_have_names(client: TestClient, platform:
     by_key = [row[0] for row in rows(client.get("/usage?by=key").text, "By key")]
     assert by_key[0] == "none" and by_key[1].startswith("notebook (sk-bsm-...")
     assert rows(client.get("/usage?by=user").text, "By person")[0][0] == "owner@localhost"
+
+
+def test_keys_of_other_projects_and_ended_ones_have_names_too(
+    client: TestClient, platform: Platform
+) -> None:
+    lively(platform)
+    me = platform.local_principal()
+    other = projects.create(platform, me, "other")
+    theirs = project_keys.create(platform, me, other.id, "theirs", ["chat"])
+    ended = create_key(platform, me, "ended", ["chat"])
+    there = replace(me, project_id=other.id, key_id=theirs.id)
+    spend(platform, there, "m", Counts(prompt=1))
+    spend(platform, replace(me, key_id=ended.id), "m", Counts(prompt=2))
+    revoke_key(platform, me, ended.id)
+    by_key = {row[0]: row[2] for row in rows(client.get("/usage?by=key").text, "By key")}
+    assert by_key[f"theirs ({theirs.hint})"] == "1"
+    assert by_key[f"ended ({ended.hint})"] == "2"
 
 
 def test_the_bars_are_as_high_as_the_days_are_expensive(

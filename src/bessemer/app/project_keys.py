@@ -13,6 +13,7 @@ from bessemer.app.keys import KeyInfo, NewKey, create_key, end_keys, info
 from bessemer.app.paging import PageRequest, read_page
 from bessemer.app.people import roles_in
 from bessemer.app.platform import Platform
+from bessemer.app.projects import READ_SCOPE as ORGANIZATIONS_READ_SCOPE
 from bessemer.app.projects import reach
 from bessemer.app.rights import Rights
 from bessemer.core.errors import NotFound
@@ -60,6 +61,14 @@ def list_keys(
             where &= api_keys.c.owner_id.in_(chosen)
         rows, has_more = read_page(connection, api_keys, where, asked)
         return [_owned(connection, rights, row) for row in rows], has_more
+
+
+def known(platform: Platform, principal: Principal, key_ids: Iterable[str]) -> list[KeyInfo]:
+    """Those of the organization's keys that have these ids, in any project, ended ones too."""
+    principal.require(ORGANIZATIONS_READ_SCOPE)
+    where = (api_keys.c.org_id == principal.org_id) & api_keys.c.id.in_(list(key_ids))
+    with platform.db.read() as connection:
+        return [info(row) for row in connection.execute(sa.select(api_keys).where(where))]
 
 
 def get(platform: Platform, principal: Principal, project_id: str, key_id: str) -> OwnedKey:

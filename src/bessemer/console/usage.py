@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from bessemer.app import people, project_keys, projects, spending, usage
 from bessemer.app.metering import Meter
 from bessemer.app.paging import PageRequest
 from bessemer.app.platform import Platform
+from bessemer.app.usage import Bucket
 from bessemer.console.asker import asker
 from bessemer.console.forms import Form, posted
 from bessemer.console.rendering import page
@@ -52,7 +54,7 @@ class UsagePages:
             request,
             "usage.html",
             calls=calls_of(asked, query.start_ms),
-            view=UsageView(asked, found, self._names(me, asked.by)),
+            view=UsageView(asked, found, self._names(me, asked.by, found)),
             budgets=budgets,
             currency=spending.card_in_force(self._platform).currency.upper(),
             group=GROUPS[asked.by],
@@ -81,14 +83,16 @@ class UsagePages:
             return None
         return [Left(budget) for budget in spending.list_budgets(self._platform, me)]
 
-    def _names(self, me: Principal, by: Group) -> dict[str, str]:
+    def _names(self, me: Principal, by: Group, found: Sequence[Bucket]) -> dict[str, str]:
         if by == "project":
-            found, _ = projects.list_projects(self._platform, me, _MANY, archived=True)
-            return {project.id: project.name for project in found}
+            listed, _ = projects.list_projects(self._platform, me, _MANY, archived=True)
+            return {project.id: project.name for project in listed}
         if by == "user":
             everybody, _ = people.list_people(self._platform, me, _MANY)
             return {person.id: person.email for person in everybody}
-        if by == "key" and me.holds(project_keys.READ_SCOPE):
-            owned, _ = project_keys.list_keys(self._platform, me, me.project_id, _MANY)
-            return {one.key.id: f"{one.key.name} ({one.key.hint})" for one in owned}
+        if by == "key":
+            sums = (one for bucket in found for one in bucket.sums)
+            used = {key_id for one in sums for key_id in one.group if key_id is not None}
+            keys = project_keys.known(self._platform, me, used)
+            return {key.id: f"{key.name} ({key.hint})" for key in keys}
         return {}
