@@ -78,6 +78,17 @@ def test_without_a_clipboard_the_text_is_selected(page: Page, site: Site) -> Non
     assert chosen == "bessemer usage --days 30 --by model --json"
 
 
+def test_the_mark_of_a_long_title_stands_beside_it(page: Page, site: Site) -> None:
+    page.set_viewport_size(NARROW)
+    page.goto(f"{site.url}/usage?days=90")
+    summary = page.get_by_text("the first 31 days").locator("xpath=ancestor::summary")
+    lines = summary.evaluate(
+        """(summary) => [...summary.querySelector("span").getClientRects()]
+             .map((line) => line.top - summary.getBoundingClientRect().top)"""
+    )
+    assert len(lines) > 1 and lines[0] < 15
+
+
 def test_usage_is_drawn_and_told(page: Page, site: Site) -> None:
     lively(site.platform)
     page.goto(f"{site.url}/usage?days=7")
