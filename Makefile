@@ -40,7 +40,7 @@ check: $(READY) ## lint, format and types
 	@echo "==> ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "==> mypy --strict"; $(BIN)/mypy
 
-test: $(READY) ## the default tests, a few minutes; what is skipped is said
+test: $(READY) ## the default tests, a quarter of an hour on two cores; what is skipped is said
 	@echo "==> pytest (without slow ones: make slow)"
 	@$(BIN)/pytest -m "not slow" -rs
 
