@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
 
 from bessemer.app import eval_definitions, eval_runs, eval_sources
 from bessemer.app.chat import Serving
@@ -127,19 +126,22 @@ class EvalRunner:
             eval_definitions.get, self._platform, run.principal, run.eval_id
         )
         partners = await asyncio.to_thread(partners_of, self._serving, run.principal)
-        judge = partial(
-            Judge, self._serving, run, definition, graders=self._graders, partners=partners
-        )
+
+        def judge_by(meter: Meter | None) -> Judge:
+            return Judge(self._serving, run, definition, self._graders, meter, partners)
+
         lines = eval_sources.read(self._platform, run.principal, run.plan.source)
         turns = _Turns(line for line in lines if line.number not in done)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(ITEMS_OF_A_RUN):
-                    group.create_task(self._judge_in_turn(run.id, judge, turns))
+                    group.create_task(self._judge_in_turn(run.id, judge_by, turns))
         except ExceptionGroup as faults:
             raise faults.exceptions[0] from None
 
-    async def _judge_in_turn(self, run_id: str, judge: _JudgeBy, turns: _Turns) -> None:
+    async def _judge_in_turn(
+        self, run_id: str, judge_by: Callable[[Meter | None], Judge], turns: _Turns
+    ) -> None:
         while True:
             async with self._places:
                 line = await turns.next()
@@ -147,7 +149,7 @@ class EvalRunner:
                     return
                 meter = None if self._meter is None else DeferredMeter(self._meter)
                 try:
-                    output = await judge(meter=meter).judge(line)
+                    output = await judge_by(meter).judge(line)
                 except BaseException:
                     _close(meter, kept=False)
                     raise
@@ -176,12 +178,6 @@ def _close(meter: DeferredMeter | None, *, kept: bool) -> None:
         meter.charge()
     elif meter is not None:
         meter.waive("its item has no output")
-
-
-class _JudgeBy(Protocol):
-    """A `Judge` of a run's items by the meter of one of them."""
-
-    def __call__(self, *, meter: Meter | None) -> Judge: ...
 
 
 class _Turns:
